@@ -1,0 +1,1 @@
+"""Sockets and time: the only interpreter of what the engine asks for."""

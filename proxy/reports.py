@@ -1,0 +1,59 @@
+"""The one catalogue of events. Everything Sidehop says about itself is a `Report` with a name from here.
+
+The engine and the discovery sources do not log: they hand over reports, so that a test can assert them. `ops.log`
+renders them. Never a payload, a credential or a SASL response among the facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
+
+# error: someone must act; warning: degraded, heals itself; info: life cycle of sessions and endpoints; debug: the rest.
+EVENTS: dict[str, tuple[Level, str]] = {
+    # the process
+    "started": ("info", "Listening; the configuration was accepted."),
+    "stopping": ("info", "A stop signal arrived; sessions may finish until the grace period ends."),
+    "stopped": ("info", "All sessions are over."),
+    "internal_error": ("error", "A bug: one session was ended with 541, the others live. The stack is attached."),
+    # sessions
+    "session_opened": ("info", "A client has a broker behind it and may work."),
+    "session_closed": ("info", "A session is over; the line tells it all."),
+    "session_refused": ("warning", "A client was turned away before it had a session."),
+    "failover_started": ("warning", "The broker behind a session is gone or ends; the client is kept."),
+    "failover_attempt_failed": ("warning", "One attempt to attach a session to another broker failed; it goes on."),
+    "failover_done": ("info", "A session has another broker; the client noticed nothing."),
+    "failover_given_up": ("error", "No broker took the session in time; the client was told with 320."),
+    "channel_restarted": ("warning", "One channel was set up again on the same connection."),
+    "channel_given_up": ("error", "One channel could not be restored; the client was told."),
+    "topology_lost": ("warning", "A transient queue or exchange could not be declared again."),
+    # endpoints and discovery
+    "endpoint_added": ("info", "Discovery names a new endpoint."),
+    "endpoint_changed": ("info", "Discovery describes an endpoint differently."),
+    "endpoint_removed": ("info", "An endpoint is gone from discovery and not well; it is forgotten."),
+    "endpoint_state": ("info", "An endpoint's state changed."),
+    "pool_panic": ("warning", "Too few endpoints are well, health is ignored until more are."),
+    "discovery_synced": ("info", "The registry answered after an outage or for the first time."),
+    "discovery_failed": ("warning", "The registry does not answer; the last good endpoints stay in use."),
+    "discovery_rejected": ("warning", "A registry entry could not be understood; the others are not affected."),
+    "discovery_emptied": ("warning", "The registry names no endpoint; the last good ones stay in use."),
+    "snapshot_saved_failed": ("warning", "The last good endpoints could not be written to disk."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One thing that happened. `event` is a name from `EVENTS`; facts are `session, client, endpoint, channel,
+    generation, reply_code, reason`, `*_s`, `*_bytes` and counts."""
+
+    event: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.event in EVENTS, f"event {self.event!r} is not in the catalogue"
+
+
+ReportSink = Callable[[Report], None]

@@ -1,0 +1,58 @@
+"""The thresholds that a session obeys. Code receives this, never the settings file or the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.errors import ConfigError
+
+PublishGuarantee = Literal["at_least_once", "as_sent"]
+ForcedClose = Literal["pass", "recover"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPolicy:
+    """What a client is promised and what it may cost. Times are seconds, sizes are bytes.
+
+    `publish_guarantee`: `at_least_once` asks the broker for confirms behind the back of publishers that use none, and
+    publishes again what was not confirmed when a broker dies; `as_sent` does nothing the client did not ask for.
+    `heartbeat_s` is the interval on the broker leg: a hung broker is left after two intervals without a byte.
+    `forced_close` says what a `connection.close 320` by an operator means: `recover` (another node, at most once a
+    minute) or `pass` (told to the client). Shutdown and maintenance of a node are always recovered from.
+    """
+
+    publish_guarantee: PublishGuarantee = "at_least_once"
+    failover_timeout_s: float = 60.0
+    heartbeat_s: float = 5.0
+    client_heartbeat_s: int = 60
+    forced_close: ForcedClose = "recover"
+    parked_bytes_max: int = 8 * 1024 * 1024
+    unsettled_bytes_max: int = 64 * 1024 * 1024
+    delivery_hold_bytes_max: int = 1024 * 1024
+    frame_max_bytes: int = 131072
+    channel_max: int = 2047
+    handshake_timeout_s: float = 10.0
+    close_flush_timeout_s: float = 5.0
+    retry_base_s: float = 0.05
+    retry_max_s: float = 2.0
+    nack_hold_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _need(self.failover_timeout_s > 0, "failover_timeout_s must be above 0")
+        _need(1 <= self.heartbeat_s <= 3600, "heartbeat_s must be 1 to 3600 (5 to 20 is advised)")
+        _need(0 <= self.client_heartbeat_s <= 65535, "client_heartbeat_s must be 0 (off) to 65535")
+        _need(self.parked_bytes_max >= 65536, "parked_bytes_max must be at least 65536")
+        _need(self.unsettled_bytes_max >= 65536, "unsettled_bytes_max must be at least 65536")
+        _need(self.delivery_hold_bytes_max >= 4096, "delivery_hold_bytes_max must be at least 4096")
+        _need(4096 <= self.frame_max_bytes <= 2**31 - 1, "frame_max_bytes must be at least 4096 (AMQP 0-9-1 4.2.3)")
+        _need(2 <= self.channel_max <= 65535, "channel_max must be 2 to 65535")
+        _need(self.handshake_timeout_s > 0, "handshake_timeout_s must be above 0")
+        _need(self.close_flush_timeout_s >= 0, "close_flush_timeout_s must be 0 or more")
+        _need(0 < self.retry_base_s <= self.retry_max_s, "need 0 < retry_base_s <= retry_max_s")
+        _need(self.nack_hold_s >= 0, "nack_hold_s must be 0 or more")
+
+
+def _need(fact: bool, text: str) -> None:
+    if not fact:
+        raise ConfigError(f"session: {text}")

@@ -1,0 +1,1 @@
+"""Which broker, and is it well? Discovery, balancing and health."""
