@@ -1,6 +1,6 @@
 """Frames: what is around a method, a content header or a piece of body (section 4.2.3).
 
-    octet type | short channel | long size | size bytes of payload | octet 206
+octet type | short channel | long size | size bytes of payload | octet 206
 """
 
 from __future__ import annotations

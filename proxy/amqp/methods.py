@@ -7,6 +7,7 @@ Methods that only pass through are known by their identifier alone, see `REPLIES
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from proxy.amqp.wire import U16, U32, U64, Reader, longstr, shortstr
@@ -358,7 +359,7 @@ TX_ROLLBACK = ident(90, 30)
 CONNECTION_SECURE = ident(10, 20)
 CONNECTION_UPDATE_SECRET_OK = ident(10, 71)
 
-_LAYOUT: dict[int, tuple[type[NamedTuple], str]] = {  # type: ignore[valid-type]  # mypy knows no common base of named tuples
+_LAYOUT: dict[int, tuple[type[NamedTuple], str]] = {
     ident(10, 10): (ConnectionStart, "ooTSS"),
     ident(10, 11): (ConnectionStartOk, "TsSs"),
     ident(10, 30): (ConnectionTune, "hlh"),
@@ -450,7 +451,8 @@ def decode(cls: type[M], payload: bytes) -> M:
     Raises `ClientError` (502) when it ends too early. Whoever reads a broker's frame turns that into `BrokerError`.
     """
     reader = Reader(payload, 4)
-    return cls(*[_READ[kind](reader) for kind in _LAYOUT[_IDS[cls]][1]])
+    make: Callable[..., M] = cls
+    return make(*[_READ[kind](reader) for kind in _LAYOUT[_IDS[cls]][1]])
 
 
 def encode(method: tuple[object, ...]) -> bytes:
