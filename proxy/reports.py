@@ -19,6 +19,8 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "stopping": ("info", "A stop signal arrived; sessions may finish until the grace period ends."),
     "stopped": ("info", "All sessions are over."),
     "internal_error": ("error", "A bug: one session was ended with 541, the others live. The stack is attached."),
+    "log_lines_dropped": ("warning", "The log was read too slowly; so many lines are lost."),
+    "library_complained": ("warning", "A library that Sidehop uses had something to say."),
     # sessions
     "session_opened": ("info", "A client has a broker behind it and may work."),
     "session_closed": ("info", "A session is over; the line tells it all."),
