@@ -38,6 +38,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "endpoint_removed": ("info", "An endpoint is gone from discovery and not well; it is forgotten."),
     "endpoint_state": ("info", "An endpoint's state changed."),
     "pool_panic": ("warning", "Too few endpoints are well, health is ignored until more are."),
+    "probe_refused": ("warning", "The login of a health probe was refused; the probe says nothing about the broker."),
     "discovery_synced": ("info", "The registry answered after an outage or for the first time."),
     "discovery_failed": ("warning", "The registry does not answer; the last good endpoints stay in use."),
     "discovery_rejected": ("warning", "A registry entry could not be understood; the others are not affected."),
