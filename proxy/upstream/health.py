@@ -83,7 +83,9 @@ class HealthPolicy:
         _need(0 < self.eject_base_s <= self.eject_max_s, "need 0 < eject_base_s <= eject_max_s")
         _need(0 <= self.eject_max_percent <= 100, "eject_max_percent must be 0 (never eject) to 100")
         _need(bool(self.user) or not self.password, "password needs user")
+        _need(len(self.vhost.encode()) <= 255, "vhost must be at most 255 bytes (AMQP 0-9-1 4.2.5.3)")
         _need(0 <= self.http_port <= 65535, "http_port must be 0 (off) to 65535")
+        _need(not self.http_port or bool(self.user), "http_port needs user, the management API asks for one")
         _need(self.http_path.startswith("/"), "http_path must start with /")
         # Alarms are cluster-wide: such a check would take all endpoints away at once and gain nothing.
         _need("alarms" not in self.http_path, "http_path must not be an alarm check, an alarm is no reason to leave")
