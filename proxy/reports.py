@@ -43,6 +43,8 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "discovery_failed": ("warning", "The registry does not answer; the last good endpoints stay in use."),
     "discovery_rejected": ("warning", "A registry entry could not be understood; the others are not affected."),
     "discovery_emptied": ("warning", "The registry names no endpoint; the last good ones stay in use."),
+    "discovery_restored": ("warning", "The registry did not answer at start; endpoints saved on disk are in use."),
+    "snapshot_unusable": ("warning", "The endpoints saved on disk cannot be used; they are ignored."),
     "snapshot_saved_failed": ("warning", "The last good endpoints could not be written to disk."),
 }
 

@@ -14,7 +14,8 @@ class Endpoint:
     """One broker node as discovery describes it.
 
     `name` is its identity in the log, the API and the metrics (the last part of the registry key, or `host:port`).
-    Two answers with the same name and another address are a change of that endpoint.
+    Two answers with the same name and another address are a change of that endpoint. `server_name` is what its
+    certificate must name if that is not `host` (an address found by DNS); only with `tls`.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Endpoint:
     priority: int = 0
     intent: EndpointIntent = "up"
     tags: Mapping[str, str] = field(default_factory=dict)
+    server_name: str = ""
 
     @property
     def address(self) -> str:
@@ -68,7 +70,7 @@ class DiscoveryStatus:
 
 
 class Discovery(Protocol):
-    """A source of endpoints. Third parties offer one as an entry point in the group `sidehop.discoveries`.
+    """What `proxy.upstream.discovery.load_discovery` returns. Third parties write a `discovery.Source`, which is less.
 
     `run` publishes a whole `Snapshot` whenever the answer changed, survives every outage of its registry by itself
     and ends only by cancellation. It may raise `ConfigError` before its first answer when no retry can help.

@@ -1,0 +1,163 @@
+"""Keep the last good answer of a source, whatever the registry does, and say so once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from proxy.reports import Report, ReportSink
+from proxy.upstream.discovery.cache import CacheError, SnapshotFile
+from proxy.upstream.discovery.source import Source
+from proxy.upstream.endpoint import DiscoveryStatus, Rejected, Snapshot
+
+# A registry that comes and goes every second must not fill the log: one line per outage, and not more often than this.
+QUIET_S = 30.0
+REJECTED_LINES_MAX = 20
+
+Publish = Callable[[Snapshot], None]
+
+
+class Keeper:
+    """A `Discovery` around a `Source`.
+
+    An answer without endpoints and a missing answer both leave the last good endpoints in use, with `status.stale`
+    set. Good answers are kept on disk; what is there is used if the registry has not answered `cold_start_s` after
+    the start, or if its first answer is empty. An answer equal to the one before is not published again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        report: ReportSink,
+        *,
+        file: SnapshotFile | None = None,
+        cold_start_s: float = 2.0,
+    ) -> None:
+        self.status = DiscoveryStatus(source=name)
+        self._source = source
+        self._report = report
+        self._file = file
+        self._cold_start_s = cold_start_s
+        self._publish: Publish = _to_nobody
+        self._published: Snapshot | None = None
+        self._good: Snapshot | None = None
+        self._saved: Snapshot | None = None
+        self._unsaved = asyncio.Event()
+        self._outage_cause = ""
+        self._reported_at: float | None = None
+        self._outage_reported = False
+        self._rejected: frozenset[Rejected] = frozenset()
+
+    async def run(self, publish: Publish) -> None:
+        """Publish every new answer of the source until cancelled."""
+        self._publish = publish
+        self._saved = await self._load()
+        timer = asyncio.get_running_loop().call_later(self._cold_start_s, self._start_cold)
+        saver = asyncio.create_task(self._save_answers(), name="discovery snapshot saver")
+        try:
+            await self._source.run(self._answered, self._failed)
+        finally:
+            timer.cancel()
+            saver.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await saver
+
+    def _answered(self, snapshot: Snapshot) -> None:
+        status = self.status
+        status.synced_at = asyncio.get_running_loop().time()
+        status.revision = snapshot.revision
+        self._tell_rejected(snapshot)
+        if snapshot.endpoints:
+            if snapshot.endpoints != (self._good or self._nothing).endpoints:
+                self._unsaved.set()
+            self._good = snapshot
+            self._recover(len(snapshot.endpoints))
+            self._put(snapshot)
+            return
+        # An empty prefix is far more often an accident of etcd or of its operators than the end of every broker.
+        good = self._good = self._good or self._saved
+        self._suffer("discovery_emptied", "the registry names no usable endpoint", kept=good)
+        self._put(replace(snapshot, endpoints=good.endpoints) if good else snapshot)
+
+    def _failed(self, reason: str) -> None:
+        self.status.errors += 1
+        self.status.last_error = reason
+        self._suffer("discovery_failed", reason, kept=self._good)
+
+    def _start_cold(self) -> None:
+        if self._published is None and self._saved is not None:
+            self._good = self._saved
+            self.status.stale = True
+            self.status.revision = self._saved.revision
+            self._tell("discovery_restored", endpoints=len(self._saved.endpoints), revision=self._saved.revision)
+            self._put(self._saved)
+
+    def _suffer(self, event: str, reason: str, *, kept: Snapshot | None) -> None:
+        """An outage goes on or begins; its line is written when it is new in kind and the last line is old enough."""
+        now = asyncio.get_running_loop().time()
+        self.status.stale = kept is not None
+        if event != self._outage_cause:
+            self._outage_cause = event
+            self._outage_reported = False
+        quiet = self._reported_at is not None and now - self._reported_at < QUIET_S
+        if not self._outage_reported and not quiet:
+            self._outage_reported = True
+            self._reported_at = now
+            self._tell(event, reason=reason, endpoints_kept=len(kept.endpoints) if kept else 0)
+
+    def _recover(self, endpoints: int) -> None:
+        first = self._reported_at is None and not self._published
+        self.status.stale = False
+        if first or self._outage_reported:
+            self._tell("discovery_synced", endpoints=endpoints, revision=self.status.revision)
+        self._outage_cause = ""
+        self._outage_reported = False
+
+    def _tell_rejected(self, snapshot: Snapshot) -> None:
+        rejected = frozenset(snapshot.rejected)
+        new = [entry for entry in snapshot.rejected if entry not in self._rejected]
+        self._rejected = rejected
+        for entry in new[:REJECTED_LINES_MAX]:
+            self._tell("discovery_rejected", key=entry.key, reason=entry.reason, rejected=len(rejected))
+
+    def _put(self, snapshot: Snapshot) -> None:
+        old = self._published
+        if old is None or (old.endpoints, old.rejected) != (snapshot.endpoints, snapshot.rejected):
+            self._published = snapshot
+            self._publish(snapshot)
+
+    async def _load(self) -> Snapshot | None:
+        if self._file is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._file.load)
+        except CacheError as error:
+            self._tell("snapshot_unusable", reason=str(error))
+            return None
+
+    async def _save_answers(self) -> None:
+        """Write the newest good answer; those that came while the disk was slow are skipped."""
+        failed = False
+        while self._file is not None:
+            await self._unsaved.wait()
+            self._unsaved.clear()
+            assert self._good is not None
+            try:
+                await asyncio.to_thread(self._file.save, self._good)
+                failed = False
+            except CacheError as error:
+                if not failed:
+                    self._tell("snapshot_saved_failed", reason=str(error))
+                failed = True
+
+    def _tell(self, event: str, **facts: object) -> None:
+        self._report(Report(event, {"source": self.status.source, **facts}))
+
+    _nothing = Snapshot(())
+
+
+def _to_nobody(snapshot: Snapshot) -> None:
+    del snapshot
