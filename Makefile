@@ -1,0 +1,70 @@
+# Sidehop on this machine. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint demo bench lab lab-kill lab-start lab-stop lab-status clean
+
+LISTEN ?= 127.0.0.1:5672
+ADMIN  ?= 127.0.0.1:15680
+LAB    := .venv/bin/python deploy/lab/lab.py
+
+help: ## this list
+	@echo "Sidehop keeps AMQP connections alive while brokers come and go. Start with: make run"
+	@echo
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+	@echo
+	@echo "  make run LISTEN=127.0.0.1:5673        another port, when 5672 is taken; ADMIN= moves the admin API"
+	@echo "  make run ETCD=http://host:2379        your own etcd (several: separated by blanks), no lab"
+	@echo "  make run NODES='host:5672 host:5673'  your own brokers, no etcd, no lab"
+	@echo "  make run POLICY=least_connections     another balancing policy; CONFIG=FILE for everything else"
+
+install: ## .venv with the package in it, so that .venv/bin/sidehop runs
+	@deploy/lab/venv.sh try
+
+run: install ## Sidehop in front of a local three-node RabbitMQ cluster and etcd; Ctrl-C stops all of it
+	@$(if $(ETCD)$(NODES)$(CONFIG),,deploy/lab/packages.sh rabbitmq etcd &&) exec $(LAB) run --listen $(LISTEN) --admin $(ADMIN) \
+	  $(foreach url,$(ETCD),--etcd $(url)) $(foreach node,$(NODES),--node $(node)) \
+	  $(if $(POLICY),--policy $(POLICY)) $(if $(CONFIG),--config $(CONFIG))
+
+test: ## everything: lint, types, import contracts, unit, property and integration tests
+	@deploy/lab/venv.sh dev
+	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@exec .venv/bin/python -m pytest $(ARGS)
+
+lint: ## what the style tools say, quickly
+	@deploy/lab/venv.sh dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/shellcheck deploy/lab/*.sh .ci/run
+	.venv/bin/yamllint deploy config
+
+demo: install ## load through the proxy, a broker killed again and again, a table of what the clients saw
+	@deploy/lab/venv.sh dev
+	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@exec .venv/bin/python -m benchmarks.drill $(ARGS)
+
+bench: ## throughput and latency, side by side with HAProxy and a direct connection
+	@deploy/lab/venv.sh dev
+	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+lab: install ## only the lab: etcd and three brokers, registered, in the background
+	@deploy/lab/packages.sh rabbitmq etcd
+	@exec $(LAB) up
+
+lab-kill: ## kill -9 one broker of the lab: make lab-kill N=2
+	@exec $(LAB) kill $(N)
+
+lab-start: ## start it again: make lab-start N=2
+	@exec $(LAB) start $(N)
+
+lab-stop: ## stop the lab; its data stays in .lab
+	@exec $(LAB) down
+
+lab-status: ## what of the lab is up
+	@exec $(LAB) status
+
+clean: ## remove what was built and the lab's data, not .venv
+	@[ ! -x .venv/bin/python ] || $(LAB) wipe
+	@find proxy -name '*.so' -delete
+	@rm -rf build dist *.egg-info .lab .mypy_cache .ruff_cache .pytest_cache .hypothesis
