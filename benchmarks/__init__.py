@@ -1,0 +1,7 @@
+"""What Sidehop is worth, measured beside a direct connection and HAProxy.
+
+drill/       Does the client notice when its broker dies? `python -m benchmarks.drill`
+throughput/  What does the way through the proxy cost? `python -m benchmarks.throughput`
+footprint.py Memory and start-up time. `python -m benchmarks.footprint`
+stand.py     The processes they run against: brokers, HAProxy, Sidehop. Started here, ended here.
+"""

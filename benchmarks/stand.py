@@ -1,0 +1,236 @@
+"""The processes that the benchmarks run against: a cluster of brokers, HAProxy, Sidehop.
+
+Whatever is started here is ended here, by its own process id; nothing else on the machine is touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CLUSTER_SCRIPT = ROOT / "deploy" / "lab" / "cluster.sh"
+NODE_PREFIX = "mq"
+DEFAULT_PORT_BASE = 26600
+MODES = ("direct", "haproxy", "sidehop")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class StandError(Exception):
+    """Something that a benchmark needs did not start; the text says what and where its log is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Every port that one benchmark uses, counted from `base`. The cluster script takes base to base + 99."""
+
+    base: int = DEFAULT_PORT_BASE
+
+    @property
+    def sidehop(self) -> int:
+        return self.base + 100
+
+    @property
+    def admin(self) -> int:
+        return self.base + 101
+
+    @property
+    def haproxy(self) -> int:
+        return self.base + 102
+
+    @property
+    def fake_broker(self) -> int:
+        return self.base + 103
+
+
+class Cluster:
+    """Three real RabbitMQ nodes on loopback, numbered from 1, run by the lab's own script."""
+
+    def __init__(self, folder: Path, ports: Ports) -> None:
+        self._environment = {
+            **os.environ,
+            "CLUSTER_DIR": str(folder),
+            "CLUSTER_PORT_BASE": str(ports.base),
+            "CLUSTER_NODE_PREFIX": NODE_PREFIX,
+            "CLUSTER_PLUGINS": "",
+        }
+        self.folder = folder
+        self.nodes = (1, 2, 3)
+        # The layout of ports is the script's: AMQP is at base + 10 + the node's number.
+        self.endpoints = tuple(f"127.0.0.1:{ports.base + 10 + node}" for node in self.nodes)
+
+    def run(self, *arguments: object, timeout_s: float = 120.0) -> str:
+        """Run the script and return what it printed. Raises StandError with its own words."""
+        command = [str(CLUSTER_SCRIPT), *map(str, arguments)]
+        try:
+            done = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, timeout=timeout_s, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StandError(f"cluster.sh {' '.join(command[1:])} took more than {timeout_s:.0f} s") from error
+        if done.returncode:
+            raise StandError(f"cluster.sh {' '.join(command[1:])}: {done.stderr.strip()[-800:]}")
+        return done.stdout
+
+    def ctl(self, node: int, *arguments: object, timeout_s: float = 60.0) -> str:
+        """Run rabbitmqctl, quietly, against one node."""
+        return self.run("ctl", node, "-q", *arguments, timeout_s=timeout_s)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, ports: Ports) -> Iterator[Cluster]:
+    """A cluster of its own, wiped at the end."""
+    if not CLUSTER_SCRIPT.exists():
+        raise StandError(f"{CLUSTER_SCRIPT} is missing")
+    brokers = Cluster(folder, ports)
+    brokers.run("wipe")
+    try:
+        brokers.run("start", timeout_s=240)
+        yield brokers
+    finally:
+        brokers.run("wipe")
+
+
+class Program:
+    """A process that a benchmark started, with its log."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        with log.open("wb") as sink:
+            self.process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT)
+        self.pid = self.process.pid
+
+    def require_alive(self) -> None:
+        if self.process.poll() is not None:
+            tail = self.log.read_text(errors="replace")[-800:]
+            raise StandError(f"{self.name} ended with code {self.process.returncode}; {self.log}:\n{tail}")
+
+    def rss_kib(self) -> int:
+        """Resident memory now, in KiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
+
+    def cpu_s(self) -> float:
+        """Processor time used so far, user and system, in seconds (steps of 10 ms)."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(grace_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def haproxy_installed() -> bool:
+    return shutil.which("haproxy") is not None
+
+
+def haproxy_config(listen: int, endpoints: Sequence[str]) -> str:
+    """HAProxy as one would put it beside RabbitMQ: TCP, health-checked, round robin, one thread like Sidehop."""
+    servers = "\n".join(
+        f"  server mq{n} {endpoint} check inter 500ms fall 2 rise 1" for n, endpoint in enumerate(endpoints, 1)
+    )
+    return f"""global
+  nbthread 1
+  maxconn 8192
+defaults
+  mode tcp
+  timeout connect 2s
+  timeout client 1h
+  timeout server 1h
+  option redispatch
+listen amqp
+  bind 127.0.0.1:{listen}
+  balance roundrobin
+{servers}
+"""
+
+
+@contextlib.contextmanager
+def haproxy(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Program]:
+    """HAProxy in front of the endpoints, listening on `ports.haproxy`."""
+    config = folder / "haproxy.cfg"
+    config.write_text(haproxy_config(ports.haproxy, endpoints))
+    program = Program("haproxy", ["haproxy", "-db", "-f", str(config)], folder / "haproxy.log")
+    try:
+        await_listening(program, ports.haproxy)
+        yield program
+    finally:
+        program.stop()
+
+
+@contextlib.contextmanager
+def sidehop(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Program]:
+    """Sidehop of this checkout in front of the endpoints, listening on `ports.sidehop`, ready when it is yielded."""
+    command = [sys.executable, "-m", "proxy", "run", "--listen", f"127.0.0.1:{ports.sidehop}"]
+    command += ["--admin", f"127.0.0.1:{ports.admin}", "--log-format", "json"]
+    for endpoint in endpoints:
+        command += ["--node", endpoint]
+    program = Program("sidehop", command, folder / "sidehop.log")
+    try:
+        await_ready(program, ports.admin)
+        yield program
+    finally:
+        program.stop()
+
+
+@contextlib.contextmanager
+def way(mode: str, folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[tuple[list[str], Program | None]]:
+    """Start what `mode` needs; yields where clients connect, and the proxy between, if there is one."""
+    if mode == "direct":
+        yield list(endpoints), None
+    elif mode == "haproxy":
+        with haproxy(folder, ports, endpoints) as program:
+            yield [f"127.0.0.1:{ports.haproxy}"], program
+    else:
+        with sidehop(folder, ports, endpoints) as program:
+            yield [f"127.0.0.1:{ports.sidehop}"], program
+
+
+def await_listening(program: Program, port: int, timeout_s: float = 10.0) -> None:
+    """Return when something accepts on the port; raise StandError when the program ends or time is up."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        program.require_alive()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.5):
+            return
+        if time.monotonic() > deadline:
+            raise StandError(f"{program.name} does not listen on {port} after {timeout_s:.0f} s; see {program.log}")
+        time.sleep(0.005)
+
+
+def await_ready(program: Program, admin: int, timeout_s: float = 20.0) -> None:
+    """Return when Sidehop's /readyz answers 200."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        program.require_alive()
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1):
+            return
+        if time.monotonic() > deadline:
+            raise StandError(f"sidehop is not ready after {timeout_s:.0f} s; see {program.log}")
+        time.sleep(0.005)
+
+
+def metric_sum(admin: int, name: str) -> float | None:
+    """The sum of all series of one of Sidehop's metrics; None when it has no such metric."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{admin}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    values = [
+        float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))
+    ]
+    return sum(values) if values else None
