@@ -18,6 +18,18 @@ from proxy.session.policy import SessionPolicy
 from proxy.settings.policy import AdminPolicy, LogPolicy
 from proxy.settings.schema import as_shown, build
 from proxy.settings.source import Table, from_environment, from_file, from_flags
+from proxy.upstream.balance import BalancePolicy
+from proxy.upstream.discovery import DiscoveryPolicy
+from proxy.upstream.health import HealthPolicy
+from proxy.upstream.pool import PoolPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceSection:
+    """`balance`: who may be chosen, and who of them is. Two parts obey it, the operator sees one section."""
+
+    choice: BalancePolicy = field(default_factory=BalancePolicy, metadata={"inline": True})
+    pool: PoolPolicy = field(default_factory=PoolPolicy, metadata={"inline": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,9 @@ class Settings:
 
     listen: ListenPolicy = field(default_factory=ListenPolicy)
     admin: AdminPolicy = field(default_factory=AdminPolicy)
+    discovery: DiscoveryPolicy = field(default_factory=DiscoveryPolicy)
+    balance: BalanceSection = field(default_factory=BalanceSection)
+    health: HealthPolicy = field(default_factory=HealthPolicy)
     session: SessionPolicy = field(default_factory=SessionPolicy)
     dial: DialPolicy = field(default_factory=DialPolicy)
     log: LogPolicy = field(default_factory=LogPolicy)

@@ -8,8 +8,8 @@ from typing import Any
 
 HIDDEN = "***"
 
-# Everything between `://` and the last `@` of a word: a password may itself hold `/` or `@`.
-_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@")
+# Everything between `://` and the last `@` of a word: a password may itself hold `/` or `@`. Without a scheme, `a:b@`.
+_USERINFO = re.compile(r"(?<=://)[^\s'\"]*@|[^\s'\",/@]+:[^\s'\"]*@")
 _SECRET_NAME = re.compile(r"passw|secret|token|credential", re.IGNORECASE)
 
 

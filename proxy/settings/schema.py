@@ -18,7 +18,7 @@ from proxy.settings.source import Given, KeyPath, Table
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-T = TypeVar("T")
+Policy = TypeVar("Policy", bound="DataclassInstance")
 
 _SHOWN_CHARS_MAX = 80
 
@@ -48,7 +48,7 @@ def keys_of(cls: type, above: KeyPath = ()) -> Iterator[Key]:
             yield key
 
 
-def build(cls: type[T], table: Table) -> T:
+def build(cls: type[Policy], table: Table) -> Policy:
     """Make the policy objects. Raises `ConfigError` naming every problem found, one a line."""
     problems: list[str] = []
     accepted: dict[KeyPath, Given] = {}
@@ -70,7 +70,7 @@ def as_shown(policy: DataclassInstance) -> dict[str, object]:
     for item in dataclasses.fields(policy):
         value = getattr(policy, item.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            shown[item.name] = as_shown(value)
+            shown |= as_shown(value) if item.metadata.get("inline") else {item.name: as_shown(value)}
         elif value and is_secret(item):
             shown[item.name] = HIDDEN
         else:
@@ -91,8 +91,15 @@ def _plain(value: object) -> object:
 
 
 def _members(cls: type, above: KeyPath) -> dict[str, Key]:
+    """The keys of one section. A field marked `metadata={"inline": True}` lends it the keys of another policy."""
     hints = get_type_hints(cls)
-    return {item.name: Key((*above, item.name), item, hints[item.name]) for item in dataclasses.fields(cls)}
+    members: dict[str, Key] = {}
+    for item in dataclasses.fields(cls):
+        if item.metadata.get("inline"):
+            members |= _members(hints[item.name], above)
+        else:
+            members[item.name] = Key((*above, item.name), item, hints[item.name])
+    return members
 
 
 def _misplaced(cls: type, path: KeyPath, given: Given) -> str | None:
@@ -124,10 +131,17 @@ def _meant(cls: type, members: Mapping[str, Key], path: KeyPath) -> str:
     return f"known here: {', '.join(members)}"
 
 
-def _construct(cls: type[T], above: KeyPath, accepted: Mapping[KeyPath, Given], problems: list[str]) -> T | None:
+def _construct(
+    cls: type[Policy], above: KeyPath, accepted: Mapping[KeyPath, Given], problems: list[str]
+) -> Policy | None:
     values: dict[str, Any] = {}
     known = len(problems)
-    for name, key in _members(cls, above).items():
+    members, hints = _members(cls, above), get_type_hints(cls)
+    for name in (item.name for item in dataclasses.fields(cls)):
+        if name not in members:
+            values[name] = _construct(hints[name], above, accepted, problems)
+            continue
+        key = members[name]
         if _is_policy(key.hint):
             values[name] = _construct(key.hint, key.path, accepted, problems)
         elif _is_mapping(key.hint):

@@ -1,0 +1,35 @@
+"""Which Sidehop this is: version, interpreter, and whether the engine runs compiled."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What `--version` says and the metric `sidehop_build_info` carries. `loop` is uvloop or asyncio."""
+
+    version: str
+    python: str
+    compiled: bool
+    loop: str
+
+    @property
+    def engine(self) -> str:
+        """For people."""
+        return "compiled" if self.compiled else "not compiled: slower, the same behaviour"
+
+
+def this_build() -> Build:
+    """Look at what is installed, without importing the engine."""
+    try:
+        installed = version("sidehop")
+    except PackageNotFoundError:
+        installed = "0+source"
+    relay = find_spec("proxy.session.relay")
+    compiled = relay is not None and (relay.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
+    return Build(installed, platform.python_version(), compiled, "uvloop" if find_spec("uvloop") else "asyncio")
