@@ -181,7 +181,8 @@ launch() {
 }
 
 wait_up() {
-  local n=$1 started=$2 again=1 last=0 passed
+  local n=$1 started=$2 again=1 passed last
+  last=$((($(tenths) - started) / 50))
   until speaks_amqp "$(amqp_port "$n")"; do
     passed=$((($(tenths) - started) / 10))
     if ! pid "$n" >/dev/null; then

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster
+from tests.support.etcd import Etcd
 from tests.support.ports import BASE, free_port
 from tests.support.sidehop import ROOT, Sidehop
 
@@ -51,16 +52,14 @@ def cluster(booted_cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator:
+def etcd(tmp_path: Path) -> Iterator[Etcd]:
     """One etcd member of its own for this test, up and empty."""
-    from tests.support.etcd import Etcd
-
     member = Etcd(tmp_path / "etcd")
     try:
         member.start()
         yield member
     finally:
-        member.stop()
+        member.close()
 
 
 @pytest.fixture
