@@ -29,13 +29,6 @@ from proxy.upstream.probe import Prober
 _OTHER_DESCRIPTORS = 256
 
 
-def verify(settings: Settings) -> None:
-    """Find what can be wrong without opening anything. Raises `ConfigError`."""
-    rng = Random()
-    load_balancer(settings.balance.choice.policy, settings.balance.choice, rng)
-    load_discovery(settings.discovery, lambda report: None, rng)
-
-
 def run(settings: Settings) -> str:
     """Run a sidecar until it is stopped. Returns why it could not go on, empty after an orderly end.
 
