@@ -1,0 +1,118 @@
+"""`python -m benchmarks.throughput`: messages per second and round trips, direct, through HAProxy, through Sidehop.
+
+Against a broker that costs nothing (so that the proxy is what is measured) and against a real one (so that it is seen
+how much of that an application would notice). The machine's other work is in the figures: compare the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import stand
+from benchmarks.throughput import table
+from benchmarks.throughput.rig import Case, Rig, Sample
+
+KINDS = ("confirm", "publish", "consume", "trip")
+SIZES_BYTES = (100, 1024, 16384, 131072)
+# The real broker is the bottleneck; two sizes show it, and it has no flood for the consumer.
+REAL_KINDS = ("confirm", "publish", "trip")
+REAL_SIZES_BYTES = (100, 16384)
+
+
+def main() -> int:
+    asked = _arguments()
+    modes = asked.modes.split(",")
+    notes = [
+        f"{asked.rounds} rounds of {asked.seconds} s; medians; the ratio is of neighbours in the same round",
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, shared by both ends and the proxy",
+    ]
+    if "haproxy" in modes and not stand.haproxy_installed():
+        modes.remove("haproxy")
+        notes.append("haproxy is not installed (apt-get install haproxy): no ratios")
+    ports = stand.Ports(asked.port_base)
+    samples: list[Sample] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="sidehop-bench-") as name:
+            folder = Path(name)
+            rig = Rig(folder)
+            if "fake" in asked.brokers:
+                cases = [Case("fake", k, s) for k in asked.kinds for s in (asked.sizes if k != "trip" else (100,))]
+                with rig.broker(ports.fake_broker) as address:
+                    _rounds(asked, modes, rig, cases, [address], ports, folder, samples)
+            if "real" in asked.brokers:
+                cases = [Case("real", k, s) for k in REAL_KINDS for s in (REAL_SIZES_BYTES if k != "trip" else (100,))]
+                with stand.cluster(folder / "brokers", ports) as brokers:
+                    # One node only: a queue on another one would measure the brokers' own network.
+                    _rounds(asked, modes, rig, cases, list(brokers.endpoints[:1]), ports, folder, samples)
+    except (stand.StandError, OSError) as error:
+        _say(f"the benchmark could not go on: {error}")
+        return 2
+    figures = table.rows(samples)
+    if asked.json:
+        Path(asked.json).write_text(json.dumps({"notes": notes, "rows": figures}, indent=1) + "\n")
+    text = table.markdown(figures, notes)
+    if asked.markdown:
+        Path(asked.markdown).write_text(text)
+    print(text)
+    return 0
+
+
+def _rounds(
+    asked: argparse.Namespace,
+    modes: list[str],
+    rig: Rig,
+    cases: list[Case],
+    endpoints: list[str],
+    ports: stand.Ports,
+    folder: Path,
+    samples: list[Sample],
+) -> None:
+    with contextlib.ExitStack() as running:
+        ways = {mode: running.enter_context(stand.way(mode, folder, ports, endpoints)) for mode in modes}
+        for turn in range(asked.rounds):
+            for case in cases:
+                # Each round begins with another way, so that none is always first after a pause.
+                for mode in [*modes[turn % len(modes) :], *modes[: turn % len(modes)]]:
+                    addresses, proxy = ways[mode]
+                    sample = rig.measure(case, mode, addresses[0], asked.seconds, proxy)
+                    samples.append(sample)
+                    took = f", p50 {sample.p50_us:.0f} us" if sample.p50_us else ""
+                    _say(f"{turn + 1}/{asked.rounds} {case.broker} {case.kind} {case.size_bytes} B {mode}: "
+                         f"{sample.rate:,.0f}/s{took}")  # fmt: skip
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--modes", default=",".join(stand.MODES), help="of %(default)s")
+    add("--brokers", nargs="+", choices=["fake", "real"], default=["fake", "real"])
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="against the fake broker")
+    add("--sizes", nargs="+", type=int, default=list(SIZES_BYTES), metavar="BYTES", help="against the fake broker")
+    add("--rounds", type=int, default=5)
+    add("--seconds", type=float, default=2.0, help="of each measurement; default %(default)s")
+    add("--json", metavar="FILE")
+    add("--markdown", metavar="FILE")
+    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 104 ports; default %(default)s")
+    asked = parser.parse_args()
+    if unknown := set(asked.modes.split(",")) - set(stand.MODES):
+        parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(stand.MODES)}")
+    return asked
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
