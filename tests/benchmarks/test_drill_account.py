@@ -1,0 +1,84 @@
+"""The drill's figures are claims about lost money: the arithmetic behind them is tested like the engine."""
+
+import pytest
+
+from benchmarks.drill.account import Entry, judge, longest_gap, spread
+from benchmarks.drill.faults import Fault
+
+
+def published(*numbers, at_s=1.0):
+    return [Entry(at_s, "published", number, None) for number in numbers]
+
+
+def told(kind, *numbers, at_s=1.0, detail=None):
+    return [Entry(at_s, kind, number, detail) for number in numbers]
+
+
+def verdict(publisher=(), consumer=(), drained=(), faults=(), replayed=None):
+    return judge("pika", "sidehop", list(publisher), list(consumer), list(drained), list(faults), replayed)
+
+
+def test_a_confirmed_message_that_arrives_nowhere_is_confirmed_but_lost():
+    found = verdict(published(1, 2) + told("confirmed", 1, 2), told("delivered", 1, detail=False))
+    assert (found.confirmed_but_lost, found.accepted_but_lost, found.lost_numbers) == (1, 0, [2])
+    assert not found.promises_kept
+
+
+def test_what_was_left_in_the_queue_is_not_lost():
+    found = verdict(published(1, 2) + told("confirmed", 1, 2), told("delivered", 1, detail=False), [(2, False)])
+    assert found.confirmed_but_lost == 0
+    assert found.promises_kept
+
+
+def test_an_unconfirmed_message_that_arrives_nowhere_is_accepted_but_lost_unless_it_was_nacked():
+    found = verdict(published(1, 2, 3) + told("confirmed", 1) + told("nacked", 3), told("delivered", 1, detail=False))
+    assert (found.accepted_but_lost, found.nacked) == (1, 1)
+
+
+def test_duplicates_are_told_apart_by_the_flag_of_the_later_arrival():
+    consumer = (
+        told("delivered", 1, detail=False) + told("delivered", 1, detail=True) + told("delivered", 1, detail=False)
+    )
+    found = verdict(published(1) + told("confirmed", 1), consumer, replayed=0)
+    assert (found.duplicates_flagged, found.duplicates_unflagged, found.duplicates_unexplained) == (1, 1, 1)
+    assert not found.promises_kept
+
+
+def test_the_flag_of_a_first_arrival_is_no_duplicate():
+    found = verdict(published(1) + told("confirmed", 1), told("delivered", 1, detail=True), replayed=0)
+    assert (found.duplicates_flagged, found.duplicates_unflagged) == (0, 0)
+
+
+def test_a_counted_publication_explains_one_unflagged_duplicate():
+    consumer = told("delivered", 1, 1, 2, 2, detail=False)
+    found = verdict(published(1, 2) + told("confirmed", 1, 2), consumer, replayed=1)
+    assert (found.duplicates_unflagged, found.duplicates_unexplained) == (2, 1)
+
+
+def test_a_disconnect_of_either_application_breaks_the_promise():
+    found = verdict(published(1) + told("confirmed", 1), told("delivered", 1) + told("disconnected", detail="reset"))
+    assert (found.disconnects, found.reasons) == (1, ["consumer: reset"])
+    assert not found.promises_kept
+
+
+def test_a_gap_counts_from_the_last_sign_before_the_fault_to_the_first_after_it():
+    assert longest_gap([1.0, 2.0, 5.0, 5.1], start_s=2.5, until_s=6.0) == (3.0, 5.0)
+
+
+def test_silence_to_the_end_of_the_window_is_a_gap():
+    assert longest_gap([1.0], start_s=2.0, until_s=9.0) == (8.0, 9.0)
+
+
+def test_waits_are_told_per_fault():
+    publisher = [entry for at_s in (1.0, 2.0, 5.0, 6.0, 7.0) for entry in published(int(at_s), at_s=at_s)]
+    publisher += [Entry(at_s, "confirmed", int(at_s), None) for at_s in (1.0, 2.0, 5.0, 6.0, 7.0)]
+    consumer = [Entry(at_s, "delivered", int(at_s), False) for at_s in (1.0, 2.0, 4.0, 5.0, 6.0, 7.0)]
+    faults = [Fault("kill9", 1, "publisher", 2.5), Fault("sigterm", 2, "consumer", 6.5)]
+    found = verdict(publisher, consumer, faults=faults)
+    assert (found.longest_confirm_gap_ms, found.longest_delivery_gap_ms) == (3000.0, 2000.0)
+    assert [fault["recovered_ms"] for fault in found.per_fault] == [2500.0, 500.0]
+
+
+@pytest.mark.parametrize(("count", "p50", "p99"), [(1, 1000.0, 1000.0), (4, 2000.0, 4000.0), (200, 100000.0, 198000.0)])
+def test_percentiles_are_nearest_ranks(count, p50, p99):
+    assert spread([float(n + 1) for n in range(count)]) == {"p50": p50, "p99": p99, "max": count * 1000.0}
