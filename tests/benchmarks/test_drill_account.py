@@ -56,7 +56,7 @@ def test_a_counted_publication_explains_one_unflagged_duplicate():
 
 
 def test_a_disconnect_of_either_application_breaks_the_promise():
-    found = verdict(published(1) + told("confirmed", 1), told("delivered", 1) + told("disconnected", detail="reset"))
+    found = verdict(published(1) + told("confirmed", 1), told("delivered", 1) + told("disconnected", 0, detail="reset"))
     assert (found.disconnects, found.reasons) == (1, ["consumer: reset"])
     assert not found.promises_kept
 
