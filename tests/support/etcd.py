@@ -15,29 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_port
+
 START_TIMEOUT_S = 30
-_ports = itertools.count(int(os.environ.get("SIDEHOP_TEST_PORT", "22000")))
-
-
-def free_port() -> int:
-    """The next port of the tests' range that nobody listens on. Below the ephemeral range, so it stays free."""
-    for port in _ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise AssertionError("no port")
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class Tls:
 class Account:
     """What etcdctl shows: user and password, and a client certificate if the server wants one."""
 
-    user: str = ""
+    user: str = ""  # name:password
     cert: Path | None = None
     key: Path | None = None
 
@@ -95,10 +83,9 @@ class Etcd:
         # Health is asked on a plain port of its own, whatever TLS or authentication clients need.
         command += ["--listen-metrics-urls", f"http://127.0.0.1:{self._health_port}"]
         if self.tls is not None:
-            command += ["--cert-file", self.tls.cert, "--key-file", self.tls.key, "--trusted-ca-file", self.tls.ca]
-            command += ["--client-cert-auth"] if self.tls.client_auth else []
-        # Durability is not what is tested here, and fsync is most of the time on a slow disk.
-        command += ["--unsafe-no-fsync"] if _knows_no_fsync() else []
+            command += ["--cert-file", self.tls.cert, "--key-file", self.tls.key]
+            if self.tls.client_auth:
+                command += ["--client-cert-auth", "--trusted-ca-file", self.tls.ca]
         with (self._folder / f"{self.name}.log").open("ab") as log:
             self._process = subprocess.Popen([*command, *self._flags], stdout=log, stderr=log, start_new_session=True)
         if wait:
@@ -118,8 +105,9 @@ class Etcd:
         self._reap()
 
     def stop(self) -> None:
-        """As an operator: SIGTERM, and wait for its end."""
+        """As an operator: SIGTERM, and wait for its end. Ends a frozen one as well."""
         self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
         self._reap()
 
     def pause(self) -> None:
@@ -150,6 +138,16 @@ class Etcd:
         assert done.returncode == 0, f"etcdctl {' '.join(args)}: {done.stderr}"
         return done.stdout
 
+    def metric(self, name: str) -> float:
+        """One figure that etcd counts about itself, such as `etcd_debugging_mvcc_watcher_total`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._health_port, timeout=5)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
+
     def _healthy(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self._health_port, timeout=5)
         try:
@@ -169,17 +167,12 @@ class Etcd:
         self._process.wait(timeout=30)
 
 
-def _knows_no_fsync() -> bool:
-    """etcd 3.4.24 and later."""
-    told = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout
-    version = tuple(int(part) for part in told.split()[2].split("."))
-    return version >= (3, 5)
-
-
 @contextlib.contextmanager
 def cluster(folder: Path, size: int) -> Iterator[list[Etcd]]:
     """A running cluster of so many members on loopback."""
-    members = [Etcd(folder, name=f"etcd{number + 1}") for number in range(size)]
+    # Elections that take half a second, where the default takes one to two.
+    quick = ("--heartbeat-interval", "100", "--election-timeout", "500")
+    members = [Etcd(folder, name=f"etcd{number + 1}", flags=quick) for number in range(size)]
     for etcd in members:
         etcd.initial_cluster = ",".join(f"{each.name}={each.peer_url}" for each in members)
     try:
