@@ -7,6 +7,7 @@ What only `run` needs is imported there, so that `check` and `--help` answer at 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,8 +78,15 @@ def _check(settings: Settings) -> int:
     # Made and thrown away: only the parts themselves know whether a plug-in exists or a source is described in full.
     load_balancer(settings.balance.choice.policy, settings.balance.choice, Random())
     load_discovery(settings.discovery, lambda report: None, Random())
-    yaml.safe_dump(shown(settings), sys.stdout, sort_keys=False, allow_unicode=True)
+    _print(yaml.safe_dump(shown(settings), sort_keys=False, allow_unicode=True))
     return 0
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:  # whoever reads it, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(error: ConfigError) -> int:

@@ -164,7 +164,7 @@ def _put(values: dict[str, Any], name: str, key: Key, given: Given, problems: li
         values[name] = _convert(key.hint, given)
     except (msgspec.ValidationError, ValueError):
         shown = "a hidden value" if is_secret(key.item) else _shown(given.value)
-        advice = f"; the default is {_shown(key.default)}" if key.default not in ("", (), None) else ""
+        advice = f"; the default is {_shown(key.default)}" if key.default not in ("", (), {}) else ""
         problems.append(f"{'.'.join(key.path)} ({given.origin}): expected {describe(key.hint)}, given {shown}{advice}")
 
 

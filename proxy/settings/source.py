@@ -46,9 +46,9 @@ def from_file(path: Path) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{path}: the file cannot be read: {reason}") from error
-    loader = yaml.SafeLoader(content)
     table: Table = {}
     try:
+        loader = yaml.SafeLoader(content)
         node = loader.get_single_node()
         if node is None:
             return table
@@ -62,8 +62,6 @@ def from_file(path: Path) -> Table:
         raise ConfigError(f"{path}{line}: {problem}") from None
     except yaml.YAMLError:
         raise ConfigError(f"{path}: the file holds characters that YAML does not allow") from None
-    finally:
-        loader.dispose()
     return table
 
 
@@ -81,10 +79,12 @@ def _flatten(loader: SafeLoader, node: MappingNode, above: KeyPath, table: Table
         if key in seen:
             raise ConfigError(f"{'.'.join(here)} ({where}): the key is given twice; keep one of them")
         seen.add(key)
-        if isinstance(value_node, yaml.MappingNode):
+        if isinstance(value_node, yaml.MappingNode) and value_node.value:
             _flatten(loader, value_node, here, table, path)
         else:
-            table[here] = Given(loader.construct_object(value_node, deep=True), where)
+            # An empty section says nothing, but its name may still be wrong.
+            value = loader.construct_object(value_node, deep=True)
+            table[here] = Given(None if value == {} else value, where)
 
 
 def from_environment(environment: Mapping[str, str], sections: tuple[str, ...]) -> Table:
