@@ -41,7 +41,8 @@ class Reader:
         self._bits = 0
         self._bit = 8
 
-    def _take(self, count: int) -> int:
+    def skip(self, count: int) -> int:
+        """Step over bytes; returns where they start."""
         at = self.pos
         if at + count > len(self.buf):
             raise ClientError("method arguments end too early", reply_code=502)
@@ -51,21 +52,21 @@ class Reader:
 
     def octet(self) -> int:
         """Read 8 bits."""
-        return self.buf[self._take(1)]
+        return self.buf[self.skip(1)]
 
     def short(self) -> int:
         """Read 16 bits."""
-        value: int = U16.unpack_from(self.buf, self._take(2))[0]
+        value: int = U16.unpack_from(self.buf, self.skip(2))[0]
         return value
 
     def long(self) -> int:
         """Read 32 bits."""
-        value: int = U32.unpack_from(self.buf, self._take(4))[0]
+        value: int = U32.unpack_from(self.buf, self.skip(4))[0]
         return value
 
     def longlong(self) -> int:
         """Read 64 bits."""
-        value: int = U64.unpack_from(self.buf, self._take(8))[0]
+        value: int = U64.unpack_from(self.buf, self.skip(8))[0]
         return value
 
     def bit(self) -> bool:
@@ -79,12 +80,12 @@ class Reader:
 
     def shortstr(self) -> bytes:
         """Read up to 255 bytes."""
-        at = self._take(self.octet())
+        at = self.skip(self.octet())
         return self.buf[at : self.pos]
 
     def longstr(self) -> bytes:
         """Read up to 4 GiB, in practice up to the frame's end."""
-        at = self._take(self.long())
+        at = self.skip(self.long())
         return self.buf[at : self.pos]
 
     def table(self) -> bytes:
@@ -106,7 +107,7 @@ def parse_table(raw: bytes, depth: int = 0) -> Table:
         if kind in _COUNTED:
             reader.longstr()
         elif (fixed := _FIXED_BYTES.get(kind)) is not None:
-            reader._take(fixed)
+            reader.skip(fixed)
         else:
             raise ClientError(f"unknown field table type {kind!r}", reply_code=502)
         table[name] = raw[start : reader.pos]

@@ -12,6 +12,7 @@ from random import Random
 
 from proxy.errors import ConfigError
 from proxy.net.census import Census
+from proxy.net.dialler import tls_context
 from proxy.net.server import Server
 from proxy.ops.api import AdminServer
 from proxy.ops.build import Build, this_build
@@ -70,7 +71,7 @@ class Sidecar:
         self._census = Census()
         self._pool = Pool(settings.balance.pool, settings.health, balancer, rng, report)
         self._discovery = load_discovery(settings.discovery, report, rng)
-        self._prober = Prober(self._pool, settings.health, settings.dial, report)
+        self._prober = Prober(self._pool, settings.health, tls_context(settings.dial), report)
         self._server = Server(settings.listen, settings.dial, settings.session, self._pool, self._census, report, rng)
         self._vitals = Vitals(
             build=build,

@@ -36,3 +36,11 @@ class Counters:
         """Add another count to this one."""
         for name in Counters.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def take(self) -> Counters:
+        """Hand over what was counted and start at zero again."""
+        taken = Counters()
+        taken.add(self)
+        for name in Counters.__slots__:
+            setattr(self, name, 0)
+        return taken

@@ -1,0 +1,117 @@
+"""Two sockets of a session: the client's and the broker's. Callbacks of the event loop in, bytes out.
+
+Backpressure, the whole rule: if the broker's socket is full, stop reading the client; if the client's is full, stop
+reading the broker. The engine's own limits (parked, unsettled) stop reading the client as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Protocol
+
+from proxy.amqp.frames import Buffer
+
+# uvloop's default of 64 KiB would pause a sender several times for one burst of a fast publisher.
+WRITE_HIGH_WATER_BYTES = 512 * 1024
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a link."""
+
+    def link_received(self, link: Link, chunk: bytes) -> None:
+        """Bytes came."""
+        ...
+
+    def link_lost(self, link: Link, reason: str) -> None:
+        """The peer closed, or the connection broke. Not called for a close of our own."""
+        ...
+
+    def link_full(self, link: Link, full: bool) -> None:
+        """The socket's output is full, or has room again."""
+        ...
+
+
+class Link(asyncio.Protocol):
+    """One connected socket. `peer` is `host:port` for people."""
+
+    __slots__ = ("_closed", "_owner", "_transport", "_unread", "full", "generation", "peer")
+
+    def __init__(self, owner: LinkOwner | None = None, generation: int = 0) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._unread = False
+        self._closed = False
+        self.generation = generation
+        self.full = False
+        self.peer = ""
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is connected."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        name = transport.get_extra_info("peername")
+        self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "")
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if not self._closed and self._owner is not None:
+            self._owner.link_received(self, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is closed, by whomever."""
+        if not self._closed and self._owner is not None:
+            self._closed = True
+            self._owner.link_lost(self, str(exc) if exc else "connection closed by peer")
+        self._owner = None
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        """Too much waits to be written."""
+        self.full = True
+        if not self._closed and self._owner is not None:
+            self._owner.link_full(self, True)
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self.full = False
+        if not self._closed and self._owner is not None:
+            self._owner.link_full(self, False)
+
+    # What the driver calls.
+
+    def write(self, pieces: list[Buffer]) -> None:
+        """Write slices of immutable bytes: the transport may keep them as they are."""
+        if self._transport is not None and not self._transport.is_closing():
+            if len(pieces) == 1:
+                self._transport.write(pieces[0])
+            else:
+                self._transport.writelines(pieces)
+
+    def read(self, wanted: bool) -> None:
+        """Go on reading, or let the peer wait."""
+        if self._transport is None or self._transport.is_closing() or self._unread is not wanted:
+            return
+        self._unread = not wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def close(self) -> None:
+        """Close after what is written; nothing more is heard of this link."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, for a peer that does not answer."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()

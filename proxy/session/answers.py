@@ -1,0 +1,210 @@
+"""What the broker says: every frame that may not simply pass from broker to client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer
+from proxy.amqp.wire import U32, U64
+from proxy.errors import BrokerError
+from proxy.session.attachment import Attachment
+from proxy.session.channel import CONFIRM, HEADER_DUE, Channel, Pending
+from proxy.session.journal import Journal
+from proxy.session.restoration import Restoration
+
+CHANNEL_CLOSE = m.method_id(m.ChannelClose)
+CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
+ACCESS_REFUSED = 403
+
+
+class Answers:
+    """The broker's side of the journal. It is the owner that the broker's scanner talks to."""
+
+    def __init__(self, journal: Journal, attachment: Attachment, restoration: Restoration) -> None:
+        self.journal = journal
+        self.restoration = restoration
+        self.channels = journal.channels
+        self.counters = journal.counters
+        self.client_out: list[Buffer] = journal.client_out
+        self.hold_bytes_max = journal.policy.delivery_hold_bytes_max
+        self._connection: dict[int, Callable[[bytes, bytes], None]] = {
+            m.method_id(m.ConnectionClose): self._close,
+            m.method_id(m.ConnectionCloseOk): self._close_ok,
+            m.method_id(m.ConnectionBlocked): self._blocked,
+            m.method_id(m.ConnectionUnblocked): self._unblocked,
+            m.CONNECTION_UPDATE_SECRET_OK: self._secret_updated,
+            m.method_id(m.ConnectionStart): attachment.started,
+            m.method_id(m.ConnectionTune): attachment.tuned,
+            m.method_id(m.ConnectionOpenOk): attachment.opened,
+        }
+        self._channel: dict[int, Callable[[Channel, bytes], None]] = {
+            CHANNEL_CLOSE: self._channel_close,
+            CHANNEL_CLOSE_OK: self._ignore,
+            m.method_id(m.ChannelFlow): self._flow,
+            m.method_id(m.BasicCancel): self._cancel,
+            m.BASIC_RETURN: self._return,
+        }
+
+    # The owner that the scanner talks to.
+
+    def broker_frame(self, kind: int, number: int, frame: bytes) -> None:
+        """Think about a frame that may not simply pass. Raises `BrokerError`."""
+        if kind not in (METHOD, HEADER, BODY) or (kind == METHOD and len(frame) < 12):
+            raise BrokerError(f"broker sent an unknown frame of type {kind}")
+        ident = U32.unpack_from(frame, 7)[0] if kind == METHOD else 0
+        if number == 0:
+            handler = self._connection.get(ident)
+            if handler is None:
+                raise BrokerError("broker sent an unexpected method on channel 0")
+            handler(frame, frame[7:-1])
+            return
+        if number == self.journal.scratch:
+            self.restoration.scratch_answered(ident, frame[7:-1])
+            return
+        channel = self.channels[number] if number < len(self.channels) else None
+        if channel is None or channel.awaits_close_ok:
+            return  # the rest of a channel that is over
+        if channel.muted:
+            self._while_muted(channel, ident)
+            return
+        if channel.pending and ident in m.REPLIES[channel.pending[0].request]:
+            self._answered(channel, ident, frame)
+            return
+        handler_of = self._channel.get(ident)
+        if handler_of is None:
+            raise BrokerError(f"broker sent method {ident >> 16}.{ident & 0xFFFF} that nobody asked for")
+        handler_of(channel, frame)
+
+    def broker_confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
+        """A confirm that the client does not expect, or under another number, or a refusal.
+
+        A refusal soon after a failover is not the client's business: a channel whose first publish met a queue
+        without a leader has everything refused until it is opened anew (RabbitMQ before 3.13).
+        """
+        journal = self.journal
+        if nack and self._holds_nack(channel):
+            if not channel.restart_wanted:
+                journal.lifecycle.restart(channel, "publish refused during recovery", open_upstream=True)
+            return
+        ledger = channel.ledger
+        number = ledger.number_of(tag)
+        settled = ledger.settle(number, multiple)
+        if settled:
+            self.counters.confirms += settled
+            if not nack:
+                channel.restarts = 0
+                channel.restart_deadline = None
+            if channel.mode == CONFIRM and number > channel.confirm_base:
+                answer = (m.BasicNack, (False,)) if nack else (m.BasicAck, ())
+                journal.tell_client(channel.number, answer[0](number - channel.confirm_base, multiple, *answer[1]))
+        if not ledger.unsettled:
+            journal.lifecycle.settled(channel)
+
+    def _holds_nack(self, channel: Channel) -> bool:
+        journal = self.journal
+        if channel.restart_deadline is not None and journal.now > channel.restart_deadline:
+            return False
+        recovered_at = journal.recovered_at
+        soon = recovered_at is not None and journal.now < recovered_at + journal.policy.nack_hold_s
+        return soon or journal.troubled(journal.now)
+
+    # Channel 0.
+
+    def _close(self, frame: bytes, payload: bytes) -> None:
+        self.journal.lifecycle.broker_closes(m.decode(m.ConnectionClose, payload))
+
+    def _close_ok(self, frame: bytes, payload: bytes) -> None:
+        self.journal.lifecycle.client_is_told()
+
+    def _blocked(self, frame: bytes, payload: bytes) -> None:
+        self.journal.blocked = True
+        self._to_capable(frame)
+
+    def _unblocked(self, frame: bytes, payload: bytes) -> None:
+        self.journal.blocked = False
+        self._to_capable(frame)
+
+    def _to_capable(self, frame: bytes) -> None:
+        credentials = self.journal.credentials
+        if credentials is not None and credentials.can(b"connection.blocked"):
+            self.client_out.append(frame)
+
+    def _secret_updated(self, frame: bytes, payload: bytes) -> None:
+        journal = self.journal
+        if not journal.secret_updates or journal.credentials is None:
+            raise BrokerError("broker answered an update-secret that nobody asked for")
+        secret, _ = journal.secret_updates.pop(0)
+        journal.credentials = journal.credentials.with_secret(secret)
+        self.client_out.append(frame)
+
+    # Channels.
+
+    def _while_muted(self, channel: Channel, ident: int) -> None:
+        if ident == CHANNEL_CLOSE_OK:
+            channel.muted = False
+        elif ident == CHANNEL_CLOSE:
+            self.journal.tell_broker(channel.number, m.ChannelCloseOk())
+
+    def _answered(self, channel: Channel, ident: int, frame: bytes) -> None:
+        request = channel.pending.popleft()
+        if ident == m.BASIC_GET_OK:
+            self._got(channel, request, frame)
+            return
+        if request.answered is not None:
+            request.answered(frame[7:-1])
+        if not request.hidden:
+            self.client_out.append(frame)
+        elif not channel.hidden_pending:
+            self.journal.lifecycle.replayed(channel)
+
+    def _got(self, channel: Channel, request: Pending, frame: bytes) -> None:
+        """A message that was asked for: its tag shares the count of the deliveries."""
+        self.counters.deliveries += 1
+        tag = U64.unpack_from(frame, 11)[0] + channel.offset
+        if tag <= channel.window.top:
+            raise BrokerError("broker used a delivery tag twice")
+        channel.window.top = tag
+        if request.no_ack:
+            channel.window.settle(tag)
+        channel.held_get = request
+        channel.deliver_left = HEADER_DUE
+        channel.hold(frame[:11] + U64.pack(tag) + frame[19:], len(frame))
+
+    def _return(self, channel: Channel, frame: bytes) -> None:
+        self.counters.returns += 1
+        channel.deliver_left = HEADER_DUE
+        channel.hold(frame, len(frame))
+
+    def _flow(self, channel: Channel, frame: bytes) -> None:
+        active = m.decode(m.ChannelFlow, frame[7:-1]).active
+        self.journal.tell_broker(channel.number, m.ChannelFlowOk(active))
+
+    def _cancel(self, channel: Channel, frame: bytes) -> None:
+        """The broker ended a consumer: its queue is gone or out of reach."""
+        entry = channel.forget_consumer(m.decode(m.BasicCancel, frame[7:-1]).consumer_tag)
+        if entry is not None:
+            self.journal.topology.delete_queue(entry.queue)
+        credentials = self.journal.credentials
+        if credentials is not None and credentials.can(b"consumer_cancel_notify"):
+            self.client_out.append(frame)
+
+    def _channel_close(self, channel: Channel, frame: bytes) -> None:
+        """An error closes the channel. Ours, if it answers a step of the replay; otherwise the client's."""
+        journal = self.journal
+        close = m.decode(m.ChannelClose, frame[7:-1])
+        journal.tell_broker(channel.number, m.ChannelCloseOk())
+        if channel.hidden_pending:
+            self.restoration.refused(channel, close)
+            return
+        first = channel.pending[0] if channel.pending else None
+        if first is not None and first.unnamed and close.reply_code == ACCESS_REFUSED:
+            # Permissions forbid the name we chose: let the broker choose one of its own, as the client asked.
+            first.frame, first.unnamed = first.unnamed, b""
+            journal.lifecycle.restart(channel, "generated queue name refused", open_upstream=False)
+            return
+        self.client_out.append(frame)
+        journal.end_channel(channel, awaits_close_ok=True)
+
+    def _ignore(self, channel: Channel, frame: bytes) -> None:
+        """An answer to something that is over."""

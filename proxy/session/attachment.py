@@ -1,0 +1,187 @@
+"""Finding a broker for the session: the first one, and another one when it is lost."""
+
+from __future__ import annotations
+
+import math
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import PROTOCOL_HEADER
+from proxy.errors import BrokerError
+from proxy.session.commands import Attached, Dial, HangUp, Observation, Observe
+from proxy.session.journal import Journal, Phase
+from proxy.session.restoration import Restoration
+from proxy.session.uplink import Stage, Uplink, least_limit
+
+# A user refused by this many different nodes, or this often, is refused.
+REFUSALS_MAX = 2
+
+
+class Attachment:
+    """One search for a broker at a time, bounded by `failover_timeout_s`; attempts in it are not counted but paced."""
+
+    def __init__(self, journal: Journal, restoration: Restoration) -> None:
+        self.journal = journal
+        self.restoration = restoration
+        self.generation = 0
+        self.failovers = 0
+        self.searching = False
+        self.resumes = False
+        self.since: float | None = None
+        self.deadline = 0.0
+        self.reason = ""
+        self.cause = ""  # one word for the same: a metric's label
+        self.last_error = ""
+        self.retry_at: float | None = None
+        self._tried: set[str] = set()
+        self._attempts = 0
+        self._refusals = 0
+
+    def search(self, reason: str) -> None:
+        """Begin to look for a broker. `reason` is why the last one was lost, empty for a new client."""
+        journal = self.journal
+        self.searching = True
+        self.resumes = bool(reason)
+        self.since = journal.now
+        self.deadline = journal.now + journal.policy.failover_timeout_s
+        self.reason = reason
+        self.last_error = reason
+        self._attempts = 0
+        self._refusals = 0
+        self._tried.clear()
+        if reason and journal.uplink is not None and journal.uplink.endpoint:
+            self._tried.add(journal.uplink.endpoint)
+        self.dial()
+
+    def dial(self) -> None:
+        """Ask for the next connection."""
+        journal = self.journal
+        self.retry_at = None
+        self.generation += 1
+        journal.uplink = Uplink(self.generation)
+        journal.commands.append(Dial(self.generation, frozenset(self._tried), self.resumes))
+
+    def connected(self, endpoint: str) -> None:
+        """The link is up: say who the client is. Header and start-ok go together, the broker reads them in turn."""
+        journal = self.journal
+        uplink = journal.uplink
+        assert uplink is not None
+        assert journal.credentials is not None
+        uplink.endpoint = endpoint
+        uplink.stage = Stage.GREETED
+        uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
+        uplink.heard_at = uplink.said_at = journal.now
+        journal.broker_out.clear()
+        journal.broker_out.append(PROTOCOL_HEADER)
+        journal.tell_broker(0, journal.credentials.start_ok(journal.via))
+
+    def started(self, frame: bytes, payload: bytes) -> None:
+        """The broker introduced itself."""
+        self._at(Stage.GREETED)
+        self.journal.face.learn(m.decode(m.ConnectionStart, payload).server_properties)
+
+    def tuned(self, frame: bytes, payload: bytes) -> None:
+        """The credentials are good. The first broker's limits become the client's; later ones must allow them."""
+        journal = self.journal
+        uplink = self._at(Stage.GREETED)
+        uplink.stage = Stage.TUNED
+        uplink.stage_deadline = None
+        uplink.tune = tune = m.decode(m.ConnectionTune, payload)
+        if journal.phase is Phase.AUTHENTICATING:
+            policy = journal.policy
+            journal.channel_max = least_limit(tune.channel_max, policy.channel_max) - 1
+            journal.frame_max_bytes = least_limit(tune.frame_max, policy.frame_max_bytes)
+            journal.phase = Phase.TUNING
+            journal.tell_client(
+                0, m.ConnectionTune(journal.channel_max, journal.frame_max_bytes, policy.client_heartbeat_s)
+            )
+            return
+        if 0 < tune.frame_max < journal.frame_max_bytes or 0 < tune.channel_max < journal.scratch:
+            self.failed(
+                f"its limits (frame_max {tune.frame_max}, channel_max {tune.channel_max}) are below the client's"
+            )
+        elif journal.phase is not Phase.TUNING:
+            self.open()
+
+    def open(self) -> None:
+        """The client has said what it wants to open; go on if the broker is that far."""
+        journal = self.journal
+        uplink = journal.uplink
+        if uplink is None or uplink.stage is not Stage.TUNED:
+            return
+        uplink.stage = Stage.OPENING
+        uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
+        uplink.heartbeat_s = journal.policy.heartbeat_s
+        heartbeat = math.ceil(uplink.heartbeat_s)
+        journal.tell_broker(0, m.ConnectionTuneOk(journal.scratch, journal.frame_max_bytes, heartbeat))
+        journal.tell_broker(0, m.ConnectionOpen(journal.vhost))
+
+    def opened(self, frame: bytes, payload: bytes) -> None:
+        """The virtual host is open: declare again what died with the last broker."""
+        journal = self.journal
+        uplink = self._at(Stage.OPENING)
+        uplink.stage = Stage.RESTORING
+        uplink.stage_deadline = None
+        self._observe("handshaken")
+        self.restoration.begin()
+        if journal.phase is Phase.OPENING:
+            journal.phase = Phase.RUNNING
+            journal.tell_client(0, m.ConnectionOpenOk())
+
+    def attached(self) -> None:
+        """Topology is back; channels may follow."""
+        journal = self.journal
+        uplink = journal.uplink
+        assert uplink is not None
+        uplink.stage = Stage.ATTACHED
+        self.searching = False
+        for _, frame in journal.secret_updates:
+            journal.broker_out.append(frame)
+        if journal.blocked:
+            journal.blocked = False
+            if journal.credentials is not None and journal.credentials.can(b"connection.blocked"):
+                journal.tell_client(0, m.ConnectionUnblocked())
+        journal.commands.append(Attached(uplink.generation))
+
+    def failed(self, reason: str, outcome: Observation | None = None) -> None:
+        """An attempt came to nothing: pace the next one. Two are free, then they wait longer and longer."""
+        journal = self.journal
+        policy = journal.policy
+        uplink = journal.uplink
+        name = uplink.endpoint if uplink is not None else ""
+        self.last_error = f"{name}: {reason}" if name else reason
+        if uplink is not None:
+            if outcome is not None:
+                self._observe(outcome)
+            journal.commands.append(HangUp(uplink.generation, abort=True))
+            journal.uplink = None
+        if name:
+            self._tried.add(name)
+        self._attempts += 1
+        ceiling = min(policy.retry_max_s, policy.retry_base_s * 2 ** min(self._attempts, 16))
+        self.retry_at = journal.now + (0.0 if name and self._attempts <= 2 else journal.rng.uniform(0.2, 1.0) * ceiling)
+        self.restoration.abandon()
+        journal.report("failover_attempt_failed", endpoint=name, reason=reason, attempt=self._attempts)
+
+    def refused(self, close: m.ConnectionClose) -> None:
+        """The broker said no. A new client hears it; a client that was let in before is tried elsewhere first."""
+        journal = self.journal
+        text = close.reply_text.decode("utf-8", "replace")
+        elsewhere = close.reply_code in (320, 541) or (self.resumes and " limit " in text)
+        if not elsewhere:
+            self._refusals += 1
+        if elsewhere or (self.resumes and self._refusals < REFUSALS_MAX):
+            self.failed(text, "handshake_failed" if elsewhere else None)
+            return
+        self.searching = False
+        journal.lifecycle.end_client(close.reply_code, text, close.class_id, close.method_id)
+
+    def _at(self, stage: Stage) -> Uplink:
+        uplink = self.journal.uplink
+        if uplink is None or uplink.stage is not stage:
+            raise BrokerError("broker sent a handshake method out of order")
+        return uplink
+
+    def _observe(self, outcome: Observation) -> None:
+        uplink = self.journal.uplink
+        if uplink is not None and uplink.endpoint:
+            self.journal.commands.append(Observe(uplink.generation, outcome))

@@ -1,0 +1,249 @@
+"""One channel of a client: what the client asked of it, and where its current broker stands."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.amqp.frames import Buffer
+from proxy.session.ledger import Ledger, Load
+from proxy.session.window import Window
+
+# `Channel.publish_left` and `deliver_left`: body bytes still to come, or one of these.
+NO_CONTENT = -2
+HEADER_DUE = -1
+
+PLAIN, CONFIRM, TX = 0, 1, 2
+
+# `Channel.no_ack`: do its consumers acknowledge? MIXED costs a look-up for each delivery.
+ACKED, UNACKED, MIXED = 0, 1, 2
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request whose answer has not come. After a failover its frame is sent again, behind the channel's replay.
+
+    A hidden one is ours: its answer is swallowed. `answered` gets the reply's payload; what it changes in the
+    journal happens only when the broker has agreed. `unnamed` is the client's own queue.declare where we put a name
+    in, for brokers whose permissions refuse that name.
+    """
+
+    request: int
+    frame: bytes
+    hidden: bool = False
+    answered: Callable[[bytes], None] | None = None
+    no_ack: bool = False
+    unnamed: bytes = b""
+
+
+@dataclass(slots=True)
+class Setup:
+    """One entry of a channel's ordered list of qos and consume; a qos applies to the consumers after it.
+
+    `tag` is empty for a qos. `frame` is what is sent on every broker.
+    """
+
+    request: int
+    frame: bytes
+    tag: bytes = b""
+    queue: bytes = b""
+    no_ack: bool = False
+    is_global: bool = False
+
+
+class Channel:
+    """State of one client channel. The relay reads and writes the first block for every frame."""
+
+    __slots__ = (
+        "awaits_close_ok",
+        "confirm_base",
+        "confirm_passes",
+        "deliver_left",
+        "discarding",
+        "flowing",
+        "held",
+        "held_bytes",
+        "held_get",
+        "last_error",
+        "last_queue",
+        "ledger",
+        "ledgered",
+        "load",
+        "mode",
+        "muted",
+        "no_ack",
+        "number",
+        "offset",
+        "opened",
+        "parked",
+        "pending",
+        "publish_left",
+        "restart_at",
+        "restart_deadline",
+        "restart_topology",
+        "restart_wanted",
+        "restarts",
+        "setup",
+        "settling_until",
+        "streaming",
+        "tx_dirty",
+        "window",
+    )
+
+    def __init__(self, number: int, load: Load) -> None:
+        self.number = number
+        # Client to broker. `flowing`: attached and replayed, so that frames may pass.
+        self.flowing = False
+        self.publish_left = NO_CONTENT
+        self.ledgered = False
+        self.ledger = Ledger(load)
+        self.mode = PLAIN
+        self.tx_dirty = False
+        # Broker to client. `muted`: the broker's channel is being closed by us, nothing of it reaches the client.
+        self.muted = False
+        self.deliver_left = NO_CONTENT
+        self.held: list[Buffer] | None = None
+        self.held_bytes = 0
+        self.held_get: Pending | None = None
+        self.streaming = False
+        self.offset = 0
+        self.window = Window()
+        self.no_ack = ACKED
+        self.confirm_passes = False
+        self.confirm_base = 0
+        # The journal.
+        self.load = load
+        self.opened = False
+        self.awaits_close_ok = False
+        self.setup: list[Setup] = []
+        self.last_queue = b""
+        self.pending: deque[Pending] = deque()
+        self.parked: deque[bytes] = deque()
+        # The rest of a content whose beginning is lost with its broker (`as_sent`, tx) goes nowhere.
+        self.discarding = False
+        # A close waits until then for confirms behind the client's back.
+        self.settling_until: float | None = None
+        # A restart of this channel alone, on the same connection.
+        self.restart_at: float | None = None
+        self.restart_deadline: float | None = None
+        self.restart_topology = False
+        self.restart_wanted = False
+        self.restarts = 0
+        self.last_error = (0, b"")
+
+    @property
+    def covered(self) -> bool:
+        """Publishes are confirmed behind the client's back: it has not asked for confirms itself, or did so later."""
+        return self.ledgered and self.mode == PLAIN
+
+    @property
+    def consumers(self) -> int:
+        """How many consumers the client has on it."""
+        return sum(1 for entry in self.setup if entry.tag)
+
+    @property
+    def hidden_pending(self) -> bool:
+        """Part of its replay is not answered yet."""
+        return any(request.hidden for request in self.pending)
+
+    def park(self, frame: bytes) -> None:
+        """Keep a client's frame until the channel has a broker again."""
+        self.parked.append(frame)
+        self.load.parked_bytes += len(frame)
+
+    def unpark(self) -> bytes:
+        """All parked frames in order; the channel keeps none."""
+        frames = b"".join(self.parked)
+        self.parked.clear()
+        self.load.parked_bytes -= len(frames)
+        return frames
+
+    def hold(self, piece: Buffer, size: int) -> None:
+        """Keep a piece of a delivery until its last body frame is here."""
+        if self.held is None:
+            self.held = []
+            self.held_bytes = 0
+        self.held.append(piece)
+        self.held_bytes += size
+
+    def release(self) -> list[Buffer]:
+        """The held pieces, to be forwarded; the channel keeps none."""
+        held = self.held or []
+        self.held = None
+        self.held_bytes = 0
+        return held
+
+    def remember(self, entry: Setup) -> None:
+        """Add a qos or a consumer; a qos directly after its like replaces it, so the list cannot grow without end."""
+        if self.setup and not entry.tag:
+            last = self.setup[-1]
+            if not last.tag and last.is_global == entry.is_global:
+                self.setup[-1] = entry
+                return
+        self.setup.append(entry)
+        self._count_no_ack()
+
+    def forget_consumer(self, tag: bytes) -> Setup | None:
+        """A consumer is over; returns its entry. A qos that no consumer follows any more keeps its place."""
+        for at, entry in enumerate(self.setup):
+            if entry.tag == tag:
+                del self.setup[at]
+                self._merge_qos()
+                self._count_no_ack()
+                return entry
+        return None
+
+    def consumer_no_ack(self, tag: bytes) -> bool:
+        """Whether deliveries of a consumer need no ack; an unknown consumer's do."""
+        return any(entry.no_ack for entry in self.setup if entry.tag == tag)
+
+    def detach(self) -> None:
+        """The broker behind it is gone: what it delivered is stale, what it was sent and did not settle is ours.
+
+        The next broker numbers deliveries from 1 again, so the offset moves past the highest tag the client saw.
+        """
+        self.flowing = False
+        self.muted = False
+        self.offset = self.window.top
+        self.window.reset(self.offset)
+        self.deliver_left = NO_CONTENT
+        self.release()
+        if self.held_get is not None:
+            self.pending.appendleft(self.held_get)
+            self.held_get = None
+        unfinished = self.ledger.take_unfinished()
+        if unfinished:
+            self.parked.appendleft(unfinished)
+            self.load.parked_bytes += len(unfinished)
+            self.publish_left = NO_CONTENT
+        elif self.publish_left != NO_CONTENT:
+            self.discarding = True
+        self.restart_at = None
+        self.restart_wanted = False
+        self.pending = deque(request for request in self.pending if not request.hidden)
+
+    def drop(self) -> None:
+        """The channel is over: give back what it keeps."""
+        self.unpark()
+        self.release()
+        self.ledger.clear()
+        self.pending.clear()
+        self.setup.clear()
+        self.flowing = False
+        self.muted = True
+        self.deliver_left = NO_CONTENT
+        self.restart_at = None
+
+    def _merge_qos(self) -> None:
+        merged: list[Setup] = []
+        for entry in self.setup:
+            if merged and not entry.tag and not merged[-1].tag and merged[-1].is_global == entry.is_global:
+                merged[-1] = entry
+            else:
+                merged.append(entry)
+        self.setup = merged
+
+    def _count_no_ack(self) -> None:
+        kinds = {entry.no_ack for entry in self.setup if entry.tag}
+        self.no_ack = MIXED if len(kinds) == 2 else UNACKED if kinds == {True} else ACKED

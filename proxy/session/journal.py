@@ -1,0 +1,154 @@
+"""What a session knows: the client's desired state, the broker's current state, and what waits to be written.
+
+It is a journal of state, not of commands: a failover compares it with an empty broker and makes it true again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import Buffer, method_frame
+from proxy.reports import Report
+from proxy.session.channel import Channel
+from proxy.session.commands import Command
+from proxy.session.counters import Counters
+from proxy.session.credentials import Credentials, Face
+from proxy.session.ledger import Load
+from proxy.session.policy import SessionPolicy
+from proxy.session.topology import Topology
+from proxy.session.uplink import Uplink
+
+
+class Phase(Enum):
+    """Where the conversation with the client stands. The value is what the API shows."""
+
+    GREETING = "greeting"  # waiting for the protocol header
+    STARTING = "starting"  # start was sent, waiting for start-ok
+    AUTHENTICATING = "authenticating"  # the broker judges the credentials
+    TUNING = "tuning"  # tune was sent, waiting for tune-ok and open
+    OPENING = "opening"  # the broker judges the virtual host
+    RUNNING = "running"
+    FLUSHING = "flushing"  # the client is done, what it published is not confirmed yet
+    CLOSING = "closing"  # a close was sent to the client or to the broker on its behalf
+    ENDED = "ended"
+
+
+class Lifecycle(Protocol):
+    """Turns in a session's life that one frame can cause. The session takes them."""
+
+    def credentials_given(self) -> None:
+        """The client said who it is."""
+        ...
+
+    def vhost_given(self) -> None:
+        """The client said what it wants to open."""
+        ...
+
+    def client_closes(self) -> None:
+        """The client wants to end the connection."""
+        ...
+
+    def end_client(self, code: int, text: str, class_id: int = 0, method_id: int = 0) -> None:
+        """Tell the client that its connection is over."""
+        ...
+
+    def client_is_told(self) -> None:
+        """The client answered our close, or the broker answered the client's."""
+        ...
+
+    def broker_closes(self, close: m.ConnectionClose) -> None:
+        """The broker ends the connection."""
+        ...
+
+    def restart(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool = False) -> None:
+        """Set one channel up again on the same broker connection."""
+        ...
+
+    def settled(self, channel: Channel) -> None:
+        """Nothing published on a channel waits for a confirm any more."""
+        ...
+
+    def replayed(self, channel: Channel) -> None:
+        """The broker has answered everything a channel's replay asked for."""
+        ...
+
+
+class Journal:
+    """Shared by the parts of one session. The lists are never replaced, only emptied, so that all may keep them."""
+
+    def __init__(
+        self, policy: SessionPolicy, rng: random.Random, face: Face, troubled: Callable[[float], bool], via: str
+    ) -> None:
+        self.policy = policy
+        self.rng = rng
+        self.face = face
+        self.troubled = troubled
+        self.via = via
+        self.now = 0.0
+        self.phase = Phase.GREETING
+        self.lifecycle: Lifecycle  # set by the session, which is one
+        self.client_out: list[Buffer] = []
+        self.broker_out: list[Buffer] = []
+        self.commands: list[Command] = []
+        self.counters = Counters()
+        self.load = Load()
+        self.channels: list[Channel | None] = []
+        self.topology = Topology()
+        self.credentials: Credentials | None = None
+        self.vhost = b""
+        self.channel_max = policy.channel_max
+        self.frame_max_bytes = policy.frame_max_bytes
+        self.client_heartbeat_s = 0
+        self.uplink: Uplink | None = None
+        self.recovered_at: float | None = None
+        self.blocked = False
+        self.secret_updates: list[tuple[bytes, bytes]] = []
+
+    @property
+    def scratch(self) -> int:
+        """The channel on which topology is declared again: the one above what the client may use."""
+        return self.channel_max + 1
+
+    def live_channels(self) -> list[Channel]:
+        """Channels that the client has open."""
+        return [channel for channel in self.channels if channel is not None and not channel.awaits_close_ok]
+
+    def tell_client(self, number: int, method: tuple[object, ...]) -> None:
+        """Queue a method for the client."""
+        self.client_out.append(method_frame(number, method))
+
+    def tell_broker(self, number: int, method: tuple[object, ...]) -> None:
+        """Queue a method for the broker."""
+        self.broker_out.append(method_frame(number, method))
+
+    def report(self, event: str, **facts: object) -> None:
+        """Say what happened; the shell adds who this session is."""
+        self.commands.append(Report(event, facts))
+
+    def token(self) -> bytes:
+        """A name part that no other session uses: 110 random bits."""
+        return "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=22)).encode()
+
+    def covered_unsettled(self) -> int:
+        """Publishes that only we know to be unconfirmed."""
+        return sum(channel.ledger.unsettled for channel in self.live_channels() if channel.covered)
+
+    def end_channel(self, channel: Channel, *, awaits_close_ok: bool) -> None:
+        """A channel is over for the client; auto-delete queues go with their last consumer."""
+        queues = {entry.queue for entry in channel.setup if entry.tag}
+        channel.drop()
+        channel.awaits_close_ok = awaits_close_ok
+        if not awaits_close_ok:
+            self.channels[channel.number] = None
+        for queue in queues:
+            self.consumer_gone(queue)
+
+    def consumer_gone(self, queue: bytes) -> None:
+        """A consumer ended; the broker deletes an auto-delete queue after its last one."""
+        still = any(e.queue == queue for channel in self.live_channels() for e in channel.setup if e.tag)
+        if not still and self.topology.is_auto_delete(queue):
+            self.topology.delete_queue(queue)

@@ -1,0 +1,421 @@
+"""What the client asks: every method that may not simply pass from client to broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer, method_frame
+from proxy.amqp.wire import U32, U64
+from proxy.errors import ClientError
+from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending, Setup
+from proxy.session.credentials import MECHANISMS, Credentials
+from proxy.session.journal import Journal, Phase
+from proxy.session.relay import scan_client
+
+Handler = Callable[[Channel, bytes, bytes], None]
+
+CHANNEL_OPEN = m.method_id(m.ChannelOpen)
+CHANNEL_CLOSE = m.method_id(m.ChannelClose)
+CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
+
+
+class Requests:
+    """The client's side of the journal. It is the owner that the client's scanner talks to."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.channels = journal.channels
+        self.counters = journal.counters
+        self.broker_out: list[Buffer] = journal.broker_out
+        self.covers_publishes = journal.policy.publish_guarantee == "at_least_once"
+        self._connection: dict[int, Callable[[bytes], None]] = {
+            m.method_id(m.ConnectionStartOk): self._start_ok,
+            m.method_id(m.ConnectionTuneOk): self._tune_ok,
+            m.method_id(m.ConnectionOpen): self._open,
+            m.method_id(m.ConnectionClose): self._close,
+            m.method_id(m.ConnectionCloseOk): self._close_ok,
+            m.method_id(m.ConnectionUpdateSecret): self._update_secret,
+        }
+        self._channel: dict[int, Handler] = {
+            CHANNEL_OPEN: self._channel_open,
+            CHANNEL_CLOSE: self._channel_close,
+            CHANNEL_CLOSE_OK: self._ignore,
+            m.method_id(m.ChannelFlowOk): self._ignore,
+            m.method_id(m.ExchangeDeclare): self._exchange_declare,
+            m.method_id(m.ExchangeDelete): self._exchange_delete,
+            m.method_id(m.ExchangeBind): self._exchange_bind,
+            m.method_id(m.ExchangeUnbind): self._exchange_unbind,
+            m.method_id(m.QueueDeclare): self._queue_declare,
+            m.method_id(m.QueueBind): self._queue_bind,
+            m.method_id(m.QueueUnbind): self._queue_unbind,
+            m.method_id(m.QueuePurge): self._queue_purge,
+            m.method_id(m.QueueDelete): self._queue_delete,
+            m.method_id(m.BasicQos): self._qos,
+            m.method_id(m.BasicConsume): self._consume,
+            m.method_id(m.BasicCancel): self._cancel,
+            m.method_id(m.BasicGet): self._get,
+            m.BASIC_RECOVER: self._recover,
+            m.BASIC_RECOVER_ASYNC: self._recover_async,
+            m.method_id(m.ConfirmSelect): self._confirm_select,
+            m.method_id(m.TxSelect): self._tx_select,
+            m.TX_COMMIT: self._tx_end,
+            m.TX_ROLLBACK: self._tx_end,
+        }
+
+    # The owner that the scanner talks to.
+
+    def client_frame(self, kind: int, number: int, frame: bytes) -> None:
+        """Think about a frame that may not simply pass. Raises `ClientError`."""
+        if kind not in (METHOD, HEADER, BODY) or (kind == METHOD and len(frame) < 12):
+            raise ClientError(f"unknown frame of type {kind}", reply_code=501)
+        ident = U32.unpack_from(frame, 7)[0] if kind == METHOD else 0
+        if number == 0:
+            handler = self._connection.get(ident)
+            if handler is None:
+                raise ClientError("unexpected method on channel 0", reply_code=503)
+            handler(frame[7:-1])
+            return
+        if self.journal.phase in (Phase.CLOSING, Phase.ENDED):
+            return
+        if self.journal.phase not in (Phase.RUNNING, Phase.FLUSHING):
+            raise ClientError("channel method before connection.open", reply_code=503)
+        channel = self.channels[number] if number < len(self.channels) else None
+        if channel is None:
+            channel = self._new_channel(ident, number)
+        if channel.awaits_close_ok:
+            self._after_close(channel, ident)
+        elif channel.discarding:
+            self._discard(channel, kind, frame)
+        elif not channel.flowing:
+            channel.park(frame)
+        else:
+            handler_of = self._channel.get(ident)
+            if handler_of is not None:
+                handler_of(channel, frame, frame[7:-1])
+            else:
+                self._forward(channel, ident, frame)
+
+    def cover_publishes(self, channel: Channel) -> None:
+        """Turn confirms on behind the back of a publisher that uses none."""
+        channel.ledgered = True
+        self.journal.tell_broker(channel.number, m.ConfirmSelect(nowait=True))
+
+    def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
+        """Ack, reject or nack after a failover: tags up to the offset name deliveries of a broker that is gone.
+
+        Their messages come again, so such an ack must reach nobody. A multiple ack goes on only if it settles
+        something here, since a broker answers one that settles nothing with 406.
+        """
+        window = channel.window
+        offset = channel.offset
+        if ident != m.BASIC_REJECT and bits & 1:
+            upto = tag or window.top
+            settled = window.settle_upto(upto)
+            if not settled and (tag == 0 or tag <= window.top):
+                self.counters.stale_acks += 1
+                return
+            tag = upto
+        elif tag <= offset and tag != 0:
+            self.counters.stale_acks += 1
+            return
+        else:
+            window.settle(tag)
+        head = b"\x01" + channel.number.to_bytes(2, "big") + b"\0\0\0\x0d" + U32.pack(ident)
+        self.broker_out.append(head + U64.pack(max(tag - offset, 0)) + bytes((bits, 206)))
+
+    def drain(self, channel: Channel) -> None:
+        """Let what the client sent meanwhile take the way it would have taken."""
+        while channel.flowing and channel.parked:
+            frames = channel.unpark()
+            scan_client(self, frames, 0, len(frames))
+
+    # Channel 0.
+
+    def _start_ok(self, payload: bytes) -> None:
+        journal = self.journal
+        self._expect(Phase.STARTING, "connection.start-ok")
+        start = m.decode(m.ConnectionStartOk, payload)
+        if start.mechanism not in MECHANISMS:
+            raise ClientError(f"unknown authentication mechanism {start.mechanism[:32]!r}", reply_code=503)
+        journal.credentials = Credentials.of(start)
+        journal.phase = Phase.AUTHENTICATING
+        journal.lifecycle.credentials_given()
+
+    def _tune_ok(self, payload: bytes) -> None:
+        journal = self.journal
+        self._expect(Phase.TUNING, "connection.tune-ok")
+        tune = m.decode(m.ConnectionTuneOk, payload)
+        if tune.frame_max > journal.frame_max_bytes or 0 < tune.frame_max < 4096:
+            raise ClientError(f"frame_max {tune.frame_max} is not 4096 to {journal.frame_max_bytes}", reply_code=530)
+        if tune.channel_max > journal.channel_max:
+            raise ClientError(f"channel_max {tune.channel_max} is above {journal.channel_max}", reply_code=530)
+        journal.frame_max_bytes = tune.frame_max or journal.frame_max_bytes
+        journal.channel_max = tune.channel_max or journal.channel_max
+        journal.client_heartbeat_s = tune.heartbeat
+
+    def _open(self, payload: bytes) -> None:
+        self._expect(Phase.TUNING, "connection.open")
+        self.journal.vhost = m.decode(m.ConnectionOpen, payload).virtual_host
+        self.journal.phase = Phase.OPENING
+        self.journal.lifecycle.vhost_given()
+
+    def _close(self, payload: bytes) -> None:
+        if self.journal.phase in (Phase.CLOSING, Phase.ENDED):
+            self.journal.tell_client(0, m.ConnectionCloseOk())
+            self.journal.lifecycle.client_is_told()
+        elif self.journal.phase is not Phase.FLUSHING:
+            self.journal.lifecycle.client_closes()
+
+    def _close_ok(self, payload: bytes) -> None:
+        if self.journal.phase is Phase.CLOSING:
+            self.journal.lifecycle.client_is_told()
+
+    def _update_secret(self, payload: bytes) -> None:
+        journal = self.journal
+        self._expect(Phase.RUNNING, "connection.update-secret")
+        secret = m.decode(m.ConnectionUpdateSecret, payload).new_secret
+        frame = method_frame(0, m.decode(m.ConnectionUpdateSecret, payload))
+        journal.secret_updates.append((secret, frame))
+        if journal.uplink is not None and journal.uplink.is_attached:
+            self.broker_out.append(frame)
+
+    def _expect(self, phase: Phase, what: str) -> None:
+        if self.journal.phase is not phase:
+            raise ClientError(f"unexpected {what} while {self.journal.phase.value}", reply_code=503)
+
+    # Channels.
+
+    def _new_channel(self, ident: int, number: int) -> Channel:
+        journal = self.journal
+        if ident != CHANNEL_OPEN:
+            raise ClientError(f"expected 'channel.open' on channel {number}", reply_code=504)
+        if number > journal.channel_max:
+            raise ClientError(f"channel number {number} is above the maximum {journal.channel_max}", reply_code=504)
+        self.channels.extend([None] * (number + 1 - len(self.channels)))
+        channel = Channel(number, journal.load)
+        self.channels[number] = channel
+        channel.flowing = journal.uplink is not None and journal.uplink.is_attached
+        return channel
+
+    def _after_close(self, channel: Channel, ident: int) -> None:
+        if ident == CHANNEL_CLOSE_OK:
+            self.channels[channel.number] = None
+        elif ident == CHANNEL_CLOSE:
+            self.journal.tell_client(channel.number, m.ChannelCloseOk())
+
+    def _discard(self, channel: Channel, kind: int, frame: bytes) -> None:
+        if kind == HEADER and channel.publish_left == HEADER_DUE:
+            channel.publish_left = U64.unpack_from(frame, 11)[0]
+        elif kind == BODY and channel.publish_left > 0:
+            channel.publish_left -= len(frame) - 8
+        else:
+            raise ClientError("method frame inside content", reply_code=505)
+        if channel.publish_left <= 0:
+            channel.publish_left = NO_CONTENT
+            channel.discarding = False
+
+    def _forward(
+        self,
+        channel: Channel,
+        ident: int,
+        frame: bytes,
+        answered: Callable[[bytes], None] | None = None,
+        *,
+        nowait: bool = False,
+    ) -> None:
+        self.broker_out.append(frame)
+        if nowait:
+            if answered is not None:
+                answered(b"")
+        elif ident in m.REPLIES:
+            channel.pending.append(Pending(ident, frame, answered=answered))
+
+    def _ignore(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        """An answer to something that was settled without the client."""
+
+    def _channel_open(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        if channel.opened or channel.pending:
+            raise ClientError("second 'channel.open' seen", reply_code=504)
+
+        def answered(_: bytes) -> None:
+            channel.opened = True
+
+        self._forward(channel, CHANNEL_OPEN, frame, answered)
+
+    def _channel_close(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        if self._waits_settled(channel, frame):
+            return
+        self._forward(channel, CHANNEL_CLOSE, frame, lambda _: self.journal.end_channel(channel, awaits_close_ok=False))
+
+    def _waits_settled(self, channel: Channel, frame: bytes) -> bool:
+        """Whether a request has to wait for confirms that the client does not know of; it is parked if so."""
+        if not channel.covered or not channel.ledger.unsettled:
+            return False
+        if channel.settling_until is None:
+            channel.settling_until = self.journal.now + self.journal.policy.close_flush_timeout_s
+        elif self.journal.now >= channel.settling_until:
+            return False
+        channel.flowing = False
+        channel.park(frame)
+        return True
+
+    def _exchange_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.ExchangeDeclare, payload)
+        topology = self.journal.topology
+        declared = lambda _: topology.declare_exchange(q, channel.number)  # noqa: E731 - what an answer changes
+        self._forward(channel, m.method_id(m.ExchangeDeclare), frame, declared, nowait=q.nowait)
+
+    def _exchange_delete(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.ExchangeDelete, payload)
+        deleted = lambda _: self.journal.topology.delete_exchange(q.exchange)  # noqa: E731
+        self._forward(channel, m.method_id(m.ExchangeDelete), frame, deleted, nowait=q.nowait)
+
+    def _exchange_bind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.ExchangeBind, payload)
+        bound = lambda _: self.journal.topology.bind_exchange(q, channel.number)  # noqa: E731
+        self._forward(channel, m.method_id(m.ExchangeBind), frame, bound, nowait=q.nowait)
+
+    def _exchange_unbind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.ExchangeUnbind, payload)
+        unbound = lambda _: self.journal.topology.unbind_exchange(q)  # noqa: E731
+        self._forward(channel, m.method_id(m.ExchangeUnbind), frame, unbound, nowait=q.nowait)
+
+    def _queue_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        """A queue without a name gets one from us: a broker's own `amq.gen-` names cannot be declared again."""
+        q = m.decode(m.QueueDeclare, payload)
+        original = b""
+        if not q.queue and not q.passive:
+            original = frame
+            q = q._replace(queue=b"gen." + self.journal.token())
+            frame = method_frame(channel.number, q)
+
+        def declared(reply: bytes) -> None:
+            name = m.decode(m.QueueDeclareOk, reply).queue if reply else q.queue
+            channel.last_queue = name
+            self.journal.topology.declare_queue(q._replace(queue=name), channel.number)
+
+        self._forward(channel, m.method_id(m.QueueDeclare), frame, declared, nowait=q.nowait)
+        if original and not q.nowait:
+            channel.pending[-1].unnamed = original
+
+    def _queue_bind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.QueueBind, payload)
+        if not q.queue and channel.last_queue:
+            # The shortcut of the specification: no queue and no key mean the last queue under its own name.
+            q = q._replace(queue=channel.last_queue, routing_key=q.routing_key or channel.last_queue)
+            frame = method_frame(channel.number, q)
+        bound = lambda _: self.journal.topology.bind_queue(q, channel.number)  # noqa: E731
+        self._forward(channel, m.method_id(m.QueueBind), frame, bound, nowait=q.nowait)
+
+    def _queue_unbind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.QueueUnbind, payload)
+        if not q.queue and channel.last_queue:
+            q = q._replace(queue=channel.last_queue, routing_key=q.routing_key or channel.last_queue)
+            frame = method_frame(channel.number, q)
+        self._forward(channel, m.method_id(m.QueueUnbind), frame, lambda _: self.journal.topology.unbind_queue(q))
+
+    def _queue_purge(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.QueuePurge, payload)
+        if not q.queue and channel.last_queue:
+            frame = method_frame(channel.number, q._replace(queue=channel.last_queue))
+        self._forward(channel, m.method_id(m.QueuePurge), frame, nowait=q.nowait)
+
+    def _queue_delete(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.QueueDelete, payload)
+        if not q.queue and channel.last_queue:
+            q = q._replace(queue=channel.last_queue)
+            frame = method_frame(channel.number, q)
+
+        def deleted(_: bytes) -> None:
+            self.journal.topology.delete_queue(q.queue)
+            for each in self.journal.live_channels():
+                for tag in [e.tag for e in each.setup if e.tag and e.queue == q.queue]:
+                    each.forget_consumer(tag)
+
+        self._forward(channel, m.method_id(m.QueueDelete), frame, deleted, nowait=q.nowait)
+
+    def _qos(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.BasicQos, payload)
+        entry = Setup(m.method_id(m.BasicQos), frame, is_global=q.is_global)
+        self._forward(channel, entry.request, frame, lambda _: channel.remember(entry))
+
+    def _consume(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        """The tag is chosen here if the client leaves it to the broker, so that a repeated request means the same."""
+        q = m.decode(m.BasicConsume, payload)
+        q = q._replace(
+            queue=q.queue or channel.last_queue, consumer_tag=q.consumer_tag or b"amq.ctag-" + self.journal.token()
+        )
+        entry = Setup(
+            m.method_id(m.BasicConsume),
+            method_frame(channel.number, q._replace(nowait=False)),
+            tag=q.consumer_tag,
+            queue=q.queue,
+            no_ack=q.no_ack,
+        )
+        self._forward(
+            channel,
+            entry.request,
+            method_frame(channel.number, q),
+            lambda _: channel.remember(entry),
+            nowait=q.nowait,
+        )
+
+    def _cancel(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.BasicCancel, payload)
+
+        def cancelled(_: bytes) -> None:
+            entry = channel.forget_consumer(q.consumer_tag)
+            if entry is not None:
+                self.journal.consumer_gone(entry.queue)
+
+        self._forward(channel, m.method_id(m.BasicCancel), frame, cancelled, nowait=q.nowait)
+
+    def _get(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        q = m.decode(m.BasicGet, payload)
+        if not q.queue and channel.last_queue:
+            frame = method_frame(channel.number, q._replace(queue=channel.last_queue))
+        self._forward(channel, m.method_id(m.BasicGet), frame)
+        channel.pending[-1].no_ack = q.no_ack
+
+    def _recover(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        top = channel.window.top
+        self._forward(channel, m.BASIC_RECOVER, frame, lambda _: void(channel.window.settle_upto(top)))
+
+    def _recover_async(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        channel.window.settle_upto(channel.window.top)
+        self.broker_out.append(frame)
+
+    def _confirm_select(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        """From here on the client counts its own publishes from 1, whatever was covered before."""
+        if channel.mode == PLAIN:
+            channel.mode = CONFIRM
+            channel.ledgered = True
+            channel.confirm_base = channel.ledger.window.top
+            channel.confirm_passes = channel.confirm_base == 0 and channel.ledger.untranslated
+        self._forward(channel, m.method_id(m.ConfirmSelect), frame, nowait=m.decode(m.ConfirmSelect, payload).nowait)
+
+    def _tx_select(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        """A channel with hidden confirms cannot become transactional (406): it gets a fresh one behind its back."""
+        if self._waits_settled(channel, frame):
+            return
+        if channel.covered:
+            channel.ledgered = False
+            channel.ledger.clear()
+            channel.mode = TX
+            self.journal.tell_client(channel.number, m.TxSelectOk())
+            self.journal.lifecycle.restart(channel, "transactional from here on", open_upstream=True)
+            return
+        if channel.mode == PLAIN:
+            channel.mode = TX
+        self._forward(channel, m.method_id(m.TxSelect), frame)
+
+    def _tx_end(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        def clean(_: bytes) -> None:
+            channel.tx_dirty = False
+
+        self._forward(channel, U32.unpack_from(payload)[0], frame, clean)
+
+
+def void(_: object) -> None:
+    """Drop a result."""

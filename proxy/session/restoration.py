@@ -1,0 +1,221 @@
+"""Making the desired state true on a fresh broker connection: topology first, then each channel by itself."""
+
+from __future__ import annotations
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import method_frame
+from proxy.session.channel import CONFIRM, TX, Channel, Pending
+from proxy.session.journal import Journal
+from proxy.session.topology import Declaration
+
+CHANNEL_OPEN = m.method_id(m.ChannelOpen)
+CHANNEL_CLOSE = m.method_id(m.ChannelClose)
+CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
+
+# The same refusal this often in a row is an answer, not a race.
+REFUSALS_MAX = 3
+
+
+class Restoration:
+    """Replays what a client needs. Topology goes over a scratch channel, so that an error there kills no channel.
+
+    Everything is written at once and the answers are checked one by one: a broker handles the methods of a channel
+    in order, and after an error it ignores the rest, so the place of the error is known.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._declarations: list[tuple[Declaration, int]] = []
+        self._next = 0
+        self._attempts = 0
+        self._closing = False
+        # When to try again what another connection still holds.
+        self.retry_at: float | None = None
+        self.topology_done = True
+
+    def begin(self) -> None:
+        """Declare the topology on the new connection."""
+        self._declarations = self.journal.topology.replay()
+        self._next = 0
+        self._attempts = 0
+        self.retry_at = None
+        self.topology_done = not self._declarations
+        if self._declarations and not self._closing:
+            self._declare()
+
+    def abandon(self) -> None:
+        """The connection is gone."""
+        self.topology_done = True
+        self.retry_at = None
+        self._closing = False
+
+    def retry(self) -> None:
+        """The wait for another connection's queues is over."""
+        self.retry_at = None
+        self._declare()
+
+    def scratch_answered(self, ident: int, payload: bytes) -> None:
+        """A frame on the scratch channel."""
+        journal = self.journal
+        if ident == CHANNEL_CLOSE_OK:
+            self._closing = False
+            if not self.topology_done and self.retry_at is None:
+                self._declare()
+        elif ident == CHANNEL_CLOSE:
+            journal.tell_broker(journal.scratch, m.ChannelCloseOk())
+            self._refused(m.decode(m.ChannelClose, payload))
+        elif ident != m.method_id(m.ChannelOpenOk):
+            self._next += 1
+            self._attempts = 0
+            if self._next >= len(self._declarations):
+                self._closing = True
+                journal.tell_broker(journal.scratch, m.ChannelClose(200, b"done"))
+                self.topology_done = True
+
+    def _declare(self) -> None:
+        journal = self.journal
+        journal.tell_broker(journal.scratch, m.ChannelOpen())
+        for method, _ in self._declarations[self._next :]:
+            journal.tell_broker(journal.scratch, method)
+
+    def _refused(self, close: m.ChannelClose) -> None:
+        """One declaration failed: wait for it if somebody still holds it, else tell the channel that declared it.
+
+        405 and 404 are the normal case while the old node is alive: it frees exclusive and auto-delete queues a few
+        milliseconds after it has seen our connection go.
+        """
+        journal = self.journal
+        self._attempts += 1
+        if close.reply_code in (404, 405) and self._attempts < 400:
+            self.retry_at = journal.now + min(0.01 * 2 ** min(self._attempts, 8), journal.policy.retry_max_s)
+            return
+        method, number = self._declarations[self._next]
+        journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=number)
+        owner = journal.channels[number] if number < len(journal.channels) else None
+        if owner is not None and not owner.awaits_close_ok:
+            journal.tell_client(number, close)
+            journal.end_channel(owner, awaits_close_ok=True)
+        self._forget(method)
+        self._next += 1
+        self._attempts = 0
+        if self._next < len(self._declarations):
+            self._declare()
+        else:
+            self.topology_done = True
+
+    def _forget(self, method: Declaration) -> None:
+        topology = self.journal.topology
+        match method:
+            case m.ExchangeDeclare():
+                topology.delete_exchange(method.exchange)
+            case m.QueueDeclare():
+                topology.delete_queue(method.queue)
+            case m.QueueBind():
+                topology.queue_bindings.pop((method.queue, method.exchange, method.routing_key, method.arguments), None)
+            case m.ExchangeBind():
+                topology.exchange_bindings.pop(
+                    (method.destination, method.source, method.routing_key, method.arguments), None
+                )
+
+    def detach(self, channel: Channel) -> None:
+        """Answer what the loss of the broker itself has answered, and take back the rest."""
+        journal = self.journal
+        channel.detach()
+        kept = [request for request in channel.pending if not self._implied(channel, request)]
+        channel.pending.clear()
+        channel.pending.extend(kept)
+        if channel.mode == TX and (channel.tx_dirty or any(r.request == m.TX_COMMIT for r in kept)):
+            committing = any(request.request == m.TX_COMMIT for request in kept)
+            outcome = b"transaction outcome unknown" if committing else b"uncommitted transaction rolled back"
+            text = b"INTERNAL_ERROR - broker connection lost, " + outcome
+            journal.tell_client(
+                channel.number, m.ChannelClose(541, text, 90 if committing else 0, 20 if committing else 0)
+            )
+            journal.end_channel(channel, awaits_close_ok=True)
+
+    def _implied(self, channel: Channel, request: Pending) -> bool:
+        """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
+        journal = self.journal
+        if request.request == CHANNEL_CLOSE:
+            journal.tell_client(channel.number, m.ChannelCloseOk())
+        elif request.request == m.method_id(m.BasicCancel):
+            tag = m.decode(m.BasicCancel, request.frame[7:-1]).consumer_tag
+            journal.tell_client(channel.number, m.BasicCancelOk(tag))
+        elif request.request == m.BASIC_RECOVER:
+            journal.tell_client(channel.number, m.BasicRecoverOk())
+        elif request.request == m.TX_ROLLBACK:
+            journal.tell_client(channel.number, m.TxRollbackOk())
+        elif request.request == m.TX_COMMIT and not channel.tx_dirty:
+            journal.tell_client(channel.number, m.TxCommitOk())
+        elif request.request == m.method_id(m.ConfirmSelect):
+            # The replay selects it again, since the mode is remembered.
+            journal.tell_client(channel.number, m.ConfirmSelectOk())
+        elif request.request == m.method_id(m.TxSelect):
+            journal.tell_client(channel.number, m.TxSelectOk())
+        else:
+            return False
+        if request.answered is not None:
+            request.answered(b"")
+        return True
+
+    def restore(self, channel: Channel) -> None:
+        """Set a channel up on the broker: open, mode, unsettled publishes, qos and consumers, open requests.
+
+        Only then may what the client sent meanwhile follow, which is the caller's to do.
+        """
+        journal = self.journal
+        out = journal.broker_out
+        channel.restart_at = None
+        asked = list(channel.pending)
+        channel.pending.clear()
+        if channel.opened:
+            frame = method_frame(channel.number, m.ChannelOpen())
+            out.append(frame)
+            channel.pending.append(Pending(CHANNEL_OPEN, frame, hidden=True))
+            if channel.mode == TX:
+                frame = method_frame(channel.number, m.TxSelect())
+                out.append(frame)
+                channel.pending.append(Pending(m.method_id(m.TxSelect), frame, hidden=True))
+            elif channel.ledgered:
+                journal.tell_broker(channel.number, m.ConfirmSelect(nowait=True))
+                self._publish_again(channel)
+            for entry in channel.setup:
+                out.append(entry.frame)
+                channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
+        for request in asked:
+            out.append(request.frame)
+            channel.pending.append(request)
+        channel.flowing = True
+
+    def _publish_again(self, channel: Channel) -> None:
+        journal = self.journal
+        ledger = channel.ledger
+        journal.broker_out.extend(ledger.replay())
+        journal.counters.replayed_publishes += ledger.unsettled
+        channel.confirm_passes = channel.mode == CONFIRM and channel.confirm_base == 0 and ledger.untranslated
+
+    def refused(self, channel: Channel, close: m.ChannelClose) -> None:
+        """The broker refused a step of a channel's replay: wait and try again, or tell the client if it is final."""
+        journal = self.journal
+        error = (close.reply_code, close.reply_text)
+        channel.restarts = channel.restarts + 1 if error == channel.last_error else 0
+        channel.last_error = error
+        final = close.reply_code not in (404, 405, 541) and b"exclusive use" not in close.reply_text
+        if final and channel.restarts >= REFUSALS_MAX:
+            self.give_up(channel, close)
+            return
+        redeclare = close.reply_code in (404, 405) and len(journal.topology) > 0
+        text = close.reply_text.decode("utf-8", "replace")
+        journal.lifecycle.restart(channel, text, open_upstream=False, redeclare=redeclare)
+
+    def give_up(self, channel: Channel, close: m.ChannelClose) -> None:
+        """A channel cannot be restored: its client is told why, the other channels go on."""
+        journal = self.journal
+        journal.report(
+            "channel_given_up",
+            channel=channel.number,
+            reply_code=close.reply_code,
+            reason=close.reply_text.decode("utf-8", "replace"),
+        )
+        journal.tell_client(channel.number, close)
+        journal.end_channel(channel, awaits_close_ok=True)

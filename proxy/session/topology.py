@@ -1,0 +1,102 @@
+"""The exchanges, queues and bindings that die with a broker and must exist again under their old names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.amqp.methods import (
+    ExchangeBind,
+    ExchangeDeclare,
+    ExchangeUnbind,
+    QueueBind,
+    QueueDeclare,
+    QueueUnbind,
+)
+
+Declaration = ExchangeDeclare | QueueDeclare | ExchangeBind | QueueBind
+
+
+@dataclass(slots=True)
+class Topology:
+    """What one client declared that is not durable, in the order of declaration.
+
+    Durable shared queues and exchanges are not here: they belong to everybody, and what another client deleted must
+    not come back. A binding is kept if either of its ends is kept; it goes when one of them goes.
+    """
+
+    exchanges: dict[bytes, tuple[ExchangeDeclare, int]] = field(default_factory=dict)
+    queues: dict[bytes, tuple[QueueDeclare, int]] = field(default_factory=dict)
+    exchange_bindings: dict[tuple[bytes, bytes, bytes, bytes], tuple[ExchangeBind, int]] = field(default_factory=dict)
+    queue_bindings: dict[tuple[bytes, bytes, bytes, bytes], tuple[QueueBind, int]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.exchanges) + len(self.queues) + len(self.exchange_bindings) + len(self.queue_bindings)
+
+    def replay(self) -> list[tuple[Declaration, int]]:
+        """Everything to declare again, with the channel that declared it: a binding after both of its ends."""
+        return [
+            *self.exchanges.values(),
+            *self.exchange_bindings.values(),
+            *self.queues.values(),
+            *self.queue_bindings.values(),
+        ]
+
+    def declare_exchange(self, m: ExchangeDeclare, channel: int) -> None:
+        """An exchange was declared."""
+        predefined = not m.exchange or m.exchange.startswith(b"amq.")
+        if not m.passive and not predefined and (m.auto_delete or not m.durable):
+            self.exchanges[m.exchange] = (m._replace(nowait=False), channel)
+
+    def delete_exchange(self, name: bytes) -> None:
+        """An exchange is gone, and every binding from it and to it."""
+        self.exchanges.pop(name, None)
+        for key in [key for key in self.exchange_bindings if name in key[:2]]:
+            del self.exchange_bindings[key]
+        for key in [key for key in self.queue_bindings if key[1] == name]:
+            del self.queue_bindings[key]
+
+    def declare_queue(self, m: QueueDeclare, channel: int) -> None:
+        """A queue was declared; `m.queue` is its real name."""
+        if not m.passive and (m.exclusive or m.auto_delete or not m.durable):
+            self.queues[m.queue] = (m._replace(nowait=False), channel)
+
+    def delete_queue(self, name: bytes) -> None:
+        """A queue is gone, and every binding to it."""
+        self.queues.pop(name, None)
+        for key in [key for key in self.queue_bindings if key[0] == name]:
+            del self.queue_bindings[key]
+            self._exchange_lost_binding(key[1])
+
+    def bind_queue(self, m: QueueBind, channel: int) -> None:
+        """A queue was bound."""
+        if m.queue in self.queues or m.exchange in self.exchanges:
+            self.queue_bindings[(m.queue, m.exchange, m.routing_key, m.arguments)] = (m._replace(nowait=False), channel)
+
+    def unbind_queue(self, m: QueueUnbind) -> None:
+        """A binding of a queue was removed."""
+        if self.queue_bindings.pop((m.queue, m.exchange, m.routing_key, m.arguments), None):
+            self._exchange_lost_binding(m.exchange)
+
+    def bind_exchange(self, m: ExchangeBind, channel: int) -> None:
+        """An exchange was bound to another."""
+        if m.destination in self.exchanges or m.source in self.exchanges:
+            key = (m.destination, m.source, m.routing_key, m.arguments)
+            self.exchange_bindings[key] = (m._replace(nowait=False), channel)
+
+    def unbind_exchange(self, m: ExchangeUnbind) -> None:
+        """A binding between exchanges was removed."""
+        if self.exchange_bindings.pop((m.destination, m.source, m.routing_key, m.arguments), None):
+            self._exchange_lost_binding(m.source)
+
+    def is_auto_delete(self, queue: bytes) -> bool:
+        """Whether a queue goes with its last consumer."""
+        return queue in self.queues and self.queues[queue][0].auto_delete
+
+    def _exchange_lost_binding(self, name: bytes) -> None:
+        """An auto-delete exchange goes with the last binding that has it as its source (RabbitMQ)."""
+        entry = self.exchanges.get(name)
+        if entry is None or not entry[0].auto_delete:
+            return
+        if any(key[1] == name for key in (*self.queue_bindings, *self.exchange_bindings)):
+            return
+        self.delete_exchange(name)

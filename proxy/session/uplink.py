@@ -1,0 +1,56 @@
+"""One connection to a broker, seen from the engine: its handshake, its limits, its pulse."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import Inlet
+
+
+class Stage(Enum):
+    """How far the handshake is."""
+
+    DIALLING = "dialling"
+    GREETED = "greeted"  # header and start-ok are written, the broker judges the credentials
+    TUNED = "tuned"  # the credentials are good
+    OPENING = "opening"  # tune-ok and open are written
+    RESTORING = "restoring"  # topology is declared again
+    ATTACHED = "attached"
+
+
+class Uplink:
+    """A broker connection of a session. `generation` counts them from 1."""
+
+    __slots__ = (
+        "endpoint",
+        "generation",
+        "heard_at",
+        "heartbeat_s",
+        "inlet",
+        "said_at",
+        "stage",
+        "stage_deadline",
+        "tune",
+    )
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.endpoint = ""
+        self.stage = Stage.DIALLING
+        self.stage_deadline: float | None = None
+        self.inlet = Inlet()
+        self.tune = m.ConnectionTune(0, 0, 0)
+        self.heartbeat_s = 0.0
+        self.heard_at = 0.0
+        self.said_at = 0.0
+
+    @property
+    def is_attached(self) -> bool:
+        """Channels may use it."""
+        return self.stage is Stage.ATTACHED
+
+
+def least_limit(*limits: int) -> int:
+    """The strictest of several limits of `connection.tune`, where 0 stands for none."""
+    return min((limit for limit in limits if limit), default=0)
