@@ -131,8 +131,10 @@ def test_node_mappings_and_empty_sections_are_understood(tmp_path):
         ),
         (
             "session: {publish_guarantee: always}",
-            "session.publish_guarantee (FILE line 1): expected one of at_least_once, as_sent, given 'always'; the "
-            + "default is 'at_least_once'",
+            (
+                "session.publish_guarantee (FILE line 1): expected one of at_least_once, as_sent, given 'always'; "
+                "the default is 'at_least_once'"
+            ),
         ),
         (
             "dial: {tls_verify: maybe}",
@@ -140,8 +142,10 @@ def test_node_mappings_and_empty_sections_are_understood(tmp_path):
         ),
         (
             "discovery: {etcd: {endpoints: http://a}}",
-            "discovery.etcd.endpoints (FILE line 1): expected a list, each text (put it in quotes), given 'http://a'; "
-            + "the default is ('http://127.0.0.1:2379',)",
+            (
+                "discovery.etcd.endpoints (FILE line 1): expected a list, each text (put it in quotes), "
+                "given 'http://a'; the default is ('http://127.0.0.1:2379',)"
+            ),
         ),
         ("discovery: {options: 5}", "discovery.options (FILE line 1): expected a mapping of keys to values, given 5"),
         ("listen: {port: 1, port: 2}", "listen.port (FILE line 1): the key is given twice; keep one of them"),
