@@ -64,7 +64,7 @@ name() { echo "$PREFIX$1@localhost"; }
 amqp_port() { echo $((BASE + 10 + $1)); }
 http_port() { echo $((BASE + 20 + $1)); }
 dist_port() { echo $((BASE + 30 + $1)); }
-all() { seq 1 "$NODES"; }
+mapfile -t ALL < <(seq 1 "$NODES")
 
 # Seconds since the epoch with one digit after the point, as tenths: bash has no fractions.
 tenths() { echo $((${EPOCHREALTIME/./} / 100000)); }
@@ -98,6 +98,11 @@ common_env() {
   export RABBITMQ_CTL_ERL_ARGS="+S 1:1 +sbwt none -setcookie $COOKIE -kernel inet_dist_use_interface {127,0,0,1}"
 }
 
+node_env() {
+  common_env
+  export RABBITMQ_ENABLED_PLUGINS_FILE="$DIR/$1/enabled_plugins"
+}
+
 # Our own port mapper, on its own port. It outlives single nodes.
 start_epmd() {
   mkdir -p "$DIR"
@@ -127,7 +132,7 @@ write_conf() {
     echo "loopback_users = none"
     echo "cluster_partition_handling = $PARTITION"
     echo "cluster_formation.peer_discovery_backend = classic_config"
-    for i in $(all); do echo "cluster_formation.classic_config.nodes.$i = $(name "$i")"; done
+    for i in "${ALL[@]}"; do echo "cluster_formation.classic_config.nodes.$i = $(name "$i")"; done
     if [ "$MAJOR" -lt 4 ]; then # a 4.x node refuses to boot with these
       echo "cluster_formation.randomized_startup_delay_range.min = 0"
       echo "cluster_formation.randomized_startup_delay_range.max = 0"
@@ -156,12 +161,12 @@ launch() {
   write_conf "$n"
   say "$PREFIX$n booting ..."
   (
-    common_env
+    node_env "$n"
     RABBITMQ_NODENAME=$(name "$n")
     RABBITMQ_DIST_PORT=$(dist_port "$n")
     RABBITMQ_NODE_PORT=$(amqp_port "$n")
     export RABBITMQ_NODENAME RABBITMQ_DIST_PORT RABBITMQ_NODE_PORT
-    export RABBITMQ_CONFIG_FILE="$folder/rabbitmq.conf" RABBITMQ_ENABLED_PLUGINS_FILE="$folder/enabled_plugins"
+    export RABBITMQ_CONFIG_FILE="$folder/rabbitmq.conf"
     export RABBITMQ_MNESIA_BASE="$folder/mnesia" RABBITMQ_LOG_BASE="$folder/log" RABBITMQ_PID_FILE="$folder/rabbit.pid"
     export RABBITMQ_MAX_NUMBER_OF_PROCESSES=65536 ERL_MAX_PORTS=8192 ERL_MAX_ETS_TABLES=5000
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+S 1:1 +SDcpu 1:1 +SDio 2 +A 2 -setcookie $COOKIE"
@@ -227,7 +232,7 @@ do_start() {
   # The first boot of 3.x needs a seed that the others join; afterwards, and in 4.x, they boot together.
   if [ "$MAJOR" -lt 4 ] && ! is_formed; then
     start_together 1 || return 1
-    [ "$*" = 1 ] || start_together $(all)
+    [ "$*" = 1 ] || start_together "${ALL[@]}"
   else
     start_together "$@"
   fi
@@ -268,7 +273,7 @@ do_signal() {
 
 do_status() {
   local n p state memory
-  for n in $(all); do
+  for n in "${ALL[@]}"; do
     if ! p=$(pid "$n"); then
       echo "$PREFIX$n down"
       continue
@@ -279,7 +284,7 @@ do_status() {
     elif speaks_amqp "$(amqp_port "$n")"; then
       state=up
     else
-      state=booting-or-stopping
+      state='booting or stopping'
     fi
     echo "$PREFIX$n $state pid=$p rss=${memory}MiB amqp=127.0.0.1:$(amqp_port "$n") http=127.0.0.1:$(http_port "$n")"
   done
@@ -289,8 +294,7 @@ do_tool() {
   local tool=$1 n=$2
   shift 2
   (
-    common_env
-    export RABBITMQ_ENABLED_PLUGINS_FILE="$DIR/$n/enabled_plugins"
+    node_env "$n"
     cd "$DIR" && exec "$HOME_DIR/sbin/$tool" -n "$(name "$n")" "$@"
   )
 }
@@ -323,7 +327,7 @@ do_reset() {
 do_env() {
   local n
   echo "CLUSTER_DIR=$DIR"
-  for n in $(all); do
+  for n in "${ALL[@]}"; do
     echo "NODE$n=$(name "$n")"
     echo "AMQP$n=127.0.0.1:$(amqp_port "$n")"
     echo "HTTP$n=127.0.0.1:$(http_port "$n")"
@@ -333,18 +337,17 @@ do_env() {
 
 do_wipe() {
   local p
-  do_kill9 $(all)
+  do_kill9 "${ALL[@]}"
   if p=$(cat "$DIR/epmd.pid" 2>/dev/null) && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = epmd ]; then kill "$p"; fi
   rm -rf "$DIR"
 }
 
 # Without a node number, start, stop, kill9 and restart mean every node.
-# shellcheck disable=SC2046  # numbers, one word each
 main() {
   local command=${1:-help}
   [ $# -gt 0 ] && shift
   case $command in
-    start | stop | kill9 | restart) [ $# -gt 0 ] || set -- $(all) ;;
+    start | stop | kill9 | restart) [ $# -gt 0 ] || set -- "${ALL[@]}" ;;
   esac
   case $command in
     start) find_home && do_start "$@" ;;

@@ -228,7 +228,9 @@ def run(lab: Lab, options: argparse.Namespace) -> int:
             command += ["--etcd", lab.etcd.url]
         if options.policy:
             command += ["--policy", options.policy]
-        sidehop = subprocess.Popen(command, start_new_session=True)
+        # Whoever presses Ctrl-C here wants to be done, while in production clients get time to leave.
+        environment = {"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "1", **os.environ}
+        sidehop = subprocess.Popen(command, start_new_session=True, env=environment)
         stack.callback(stop_process, sidehop)
         wait_ready(sidehop, options.admin)
         say(

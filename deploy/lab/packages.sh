@@ -58,6 +58,7 @@ forbid_start() {
   fi
   trap allow_start EXIT
   trap 'exit 130' INT TERM HUP
+  # shellcheck disable=SC2016  # $1 and $@ are for the file that is written
   printf '#!/bin/sh\ncase "$1" in rabbitmq-server*|etcd*|haproxy*|epmd*) exit 101;; esac\n%s\n' \
     "${saved:+exec $saved \"\$@\"}" | "${as_root[@]}" tee $policy >/dev/null
   "${as_root[@]}" chmod 755 $policy
