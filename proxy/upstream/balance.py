@@ -277,6 +277,7 @@ def _least(candidates: Sequence[Candidate], cost: Callable[[Candidate], float], 
 
 def _unit(key: str, name: str) -> float:
     """Hash to a number strictly between 0 and 1, the same in every process (unlike `hash`)."""
-    digest = blake2b(f"{key}\0{name}".encode(), digest_size=7).digest()
+    # A client may call itself by bytes that are no text: they must not be an error here.
+    digest = blake2b(f"{key}\0{name}".encode(errors="backslashreplace"), digest_size=7).digest()
     # 53 bits, which a float holds exactly: rounding up to 1.0 would divide by log(1) = 0.
     return ((int.from_bytes(digest) >> 3) + 0.5) / 2**53

@@ -147,7 +147,7 @@ class Health:
             return proof if self._successes >= self._policy.rise else "connect"
         if self.state == "ejected":
             return "handshake" if proof == "handshake" else "connect"
-        return proof if self.state == "suspect" and self._silent else "connect"
+        return proof if self.state == "suspect" and self._silent and not self._probation else "connect"
 
     def picked(self, now: float) -> None:
         """A session was given this endpoint: on probation, others wait for what becomes of it."""
