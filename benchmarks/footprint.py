@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--port-base", type=int, default=stand.DEFAULT_PORT_BASE)
     asked = parser.parse_args()
+    stand.end_on_sigterm()
     ports = stand.Ports(asked.port_base)
     modes = [mode for mode in stand.MODES[1:] if mode != "haproxy" or stand.haproxy_installed()]
     figures = {}

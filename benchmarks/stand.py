@@ -53,6 +53,11 @@ class Ports:
         return self.base + 103
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that everything that was started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 class Cluster:
     """Three real RabbitMQ nodes on loopback, numbered from 1, run by the lab's own script."""
 
@@ -89,7 +94,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path, ports: Ports) -> Iterator[Cluster]:
-    """A cluster of its own, wiped at the end."""
+    """A cluster of its own, wiped at the end; the brokers' logs stay beside its folder."""
     if not CLUSTER_SCRIPT.exists():
         raise StandError(f"{CLUSTER_SCRIPT} is missing")
     brokers = Cluster(folder, ports)
@@ -98,6 +103,9 @@ def cluster(folder: Path, ports: Ports) -> Iterator[Cluster]:
         brokers.run("start", timeout_s=240)
         yield brokers
     finally:
+        for node in brokers.nodes:
+            with contextlib.suppress(OSError):
+                shutil.copytree(folder / str(node) / "log", folder.parent / f"broker-{node}-log", dirs_exist_ok=True)
         brokers.run("wipe")
 
 

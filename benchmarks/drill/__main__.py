@@ -27,11 +27,12 @@ from benchmarks.drill.clients.application import HEARTBEAT_S
 from benchmarks.drill.faults import FAULTS
 
 # A fault with its recovery takes about this long on two cores; only to say beforehand how long a drill will take.
-FAULT_S = 17
+FAULT_S = 25
 
 
 def main() -> int:
     asked = _arguments()
+    stand.end_on_sigterm()
     clients, modes = asked.clients.split(","), asked.modes.split(",")
     notes = [
         f"{asked.rate}/s, prefetch {asked.prefetch}, {asked.queue_type} queue, heartbeat {HEARTBEAT_S} s",
@@ -61,17 +62,28 @@ def main() -> int:
         return 130
     print(table.markdown(verdicts, notes))
     broken = [verdict for verdict in verdicts if verdict.mode == "sidehop" and not verdict.promises_kept]
+    unfinished = [verdict for verdict in verdicts if verdict.failure]
     if broken:
-        _say(f"sidehop broke a promise for {', '.join(verdict.client for verdict in broken)}; logs: {folder}")
+        _say(f"sidehop broke a promise for {', '.join(verdict.client for verdict in broken)}")
+    if broken or unfinished:
+        _say(f"logs are kept in {folder}")
     elif not asked.folder:
         shutil.rmtree(folder)
-    return 1 if broken else 0
+    return 1 if broken else 2 if unfinished else 0
 
 
 def _cell(client: str, mode: str, orders: Orders, brokers: stand.Cluster, folder: Path, ports: stand.Ports) -> Verdict:
     _say(f"{client} by way of {mode} ...")
     started_s = time.monotonic()
-    verdict = play(client, mode, orders, brokers, folder / f"{client}-{mode}", ports, lambda text: _say(f"  {text}"))
+    try:
+        brokers.run("start")
+        verdict = play(
+            client, mode, orders, brokers, folder / f"{client}-{mode}", ports, lambda text: _say(f"  {text}")
+        )
+    except stand.StandError as error:
+        # One cell that could not be finished says so in its row; the others are still worth their time.
+        _say(f"  not finished: {error}")
+        return Verdict(client, mode, failure=str(error))
     _say(
         f"  {verdict.disconnects} disconnects, {verdict.confirmed_but_lost} confirmed but lost, "
         f"{verdict.accepted_but_lost} accepted but lost; {time.monotonic() - started_s:.0f} s"

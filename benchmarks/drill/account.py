@@ -26,6 +26,7 @@ class Verdict:
 
     client: str
     mode: str
+    failure: str = ""
     faults: int = 0
     disconnects: int = 0
     refused_connects: int = 0
@@ -51,7 +52,7 @@ class Verdict:
     def promises_kept(self) -> bool:
         """What Sidehop promises: nothing seen, nothing lost, nothing twice without being counted."""
         return not (
-            self.disconnects or self.nacked or self.confirmed_but_lost or self.accepted_but_lost
+            self.failure or self.disconnects or self.nacked or self.confirmed_but_lost or self.accepted_but_lost
             or self.duplicates_unexplained
         )  # fmt: skip
 

@@ -40,7 +40,9 @@ def markdown(verdicts: Sequence[Verdict], notes: Sequence[str]) -> str:
             for verdict in verdicts
         ],
     )  # fmt: skip
-    return "\n".join([*seen, "", *waited, "", *(f"- {note}" for note in notes), ""])
+    failures = [f"{verdict.client} by way of {verdict.mode} was not finished: {verdict.failure}"
+                for verdict in verdicts if verdict.failure]  # fmt: skip
+    return "\n".join([*seen, "", *waited, "", *(f"- {note}" for note in [*notes, *failures]), ""])
 
 
 def as_json(verdicts: Sequence[Verdict], notes: Sequence[str]) -> dict[str, object]:

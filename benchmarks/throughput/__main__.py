@@ -28,6 +28,7 @@ REAL_SIZES_BYTES = (100, 16384)
 
 def main() -> int:
     asked = _arguments()
+    stand.end_on_sigterm()
     modes = asked.modes.split(",")
     notes = [
         f"{asked.rounds} rounds of {asked.seconds} s; medians; the ratio is of neighbours in the same round",
