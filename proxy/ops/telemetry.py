@@ -96,7 +96,9 @@ class Telemetry(Collector):
         yield _counter("sidehop_sessions_opened", "Clients that got a session.", census.sessions_total)
         yield _counters("sidehop_sessions_ended", "Sessions that are over.", "reason", census.sessions_ended)
         yield _counters("sidehop_sessions_refused", "Clients turned away.", "reason", census.sessions_refused)
-        sums = _bounded_counters(census.per_endpoint(), self._loads)
+        # Endpoints that nothing happened at count 0: a rate needs a first value.
+        sums = {name: Counters() for name in self._loads if name != DETACHED} | census.per_endpoint()
+        sums = _bounded_counters(sums, self._loads)
         for attribute, (name, text) in _COUNTED.items():
             values = {endpoint or DETACHED: getattr(sums[endpoint], attribute) for endpoint in sums}
             yield _counters(name, text, "endpoint", values)
