@@ -48,6 +48,9 @@ class BuildOrFallBack(build_ext):
             _say(f"NOT COMPILED, the relay runs as plain Python and is several times slower: {error!r}")
             _say("install a C compiler and the Python headers (apt-get install gcc python3-dev) and build again")
             self.extensions = self.distribution.ext_modules = []
+            wheel = self.distribution.get_command_obj("bdist_wheel", create=False)
+            if wheel is not None:
+                wheel.root_is_pure = True  # else it would be tagged as one for this machine only
 
     def _compile(self) -> None:
         from Cython.Build import cythonize
