@@ -350,9 +350,9 @@ class Session:
         if uplink.stage is Stage.DIALLING or (self.attachment.searching and not uplink.is_attached):
             self.attachment.failed(reason, "failover_failed" if outcome == "lost" else outcome)
             return
-        journal.commands.append(HangUp(uplink.generation, abort=outcome == "heartbeat_missed"))
         if outcome is not None:
             journal.commands.append(Observe(uplink.generation, outcome))
+        journal.commands.append(HangUp(uplink.generation, abort=outcome == "heartbeat_missed"))
         if journal.phase is Phase.CLOSING:
             self._end()
             return
