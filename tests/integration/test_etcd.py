@@ -226,22 +226,21 @@ async def test_a_prefix_with_far_too_many_keys_is_taken_for_a_mistake(etcd, poli
 
 async def test_fifty_broken_watches_leave_nothing_behind(etcd, policy, prefix):
     etcd.ctl("put", prefix + "mq1", NODE)
-    watchers = etcd.metric("etcd_debugging_mvcc_watcher_total")
+    before = watchers(etcd)
     async with Relay(etcd.port, free_port()) as relay:
         quick = replace(policy, endpoints=(f"http://127.0.0.1:{relay.port}",), retry_max_s=0.05)
         async with following(discovery(quick)) as seen:
-            await seen.until_names("mq1")
+            await eventually(lambda: watchers(etcd) == before + 1)
             threads = threading.active_count()
             for _ in range(50):
                 errors = seen.discovery.status.errors
                 relay.cut()
                 await seen.until(lambda errors=errors: seen.discovery.status.errors > errors)
-                await seen.until(lambda: not seen.discovery.status.stale)
-            await seen.until(lambda: relay.open <= 2)
-            await seen.until(lambda: etcd.metric("etcd_debugging_mvcc_watcher_total") == watchers + 1)
-            await seen.until(lambda: threading.active_count() <= threads + 2)
+                await eventually(lambda: watchers(etcd) == before + 1)
+            await eventually(lambda: relay.open <= 2)
+            await eventually(lambda: threading.active_count() <= threads + 1)
         await eventually(lambda: relay.open == 0)
-    await eventually(lambda: etcd.metric("etcd_debugging_mvcc_watcher_total") == watchers)
+    await eventually(lambda: watchers(etcd) == before)
 
 
 async def test_a_cold_start_without_etcd_uses_what_was_saved(etcd, policy, prefix, tmp_path):
@@ -296,8 +295,8 @@ async def test_the_death_of_the_member_in_use_turns_to_another(policy, prefix, t
         members[0].ctl("put", prefix + "mq1", NODE)
         async with following(discovery(replace(policy, endpoints=urls))) as seen:
             await seen.until_names("mq1")
-            await seen.until(lambda: any(map(watches, members)))
-            used = next(filter(watches, members))
+            await eventually(lambda: any(map(watchers, members)))
+            used = next(filter(watchers, members))
             used.kill()
             left = next(each for each in members if each.running)
             left.wait_healthy()
@@ -305,9 +304,9 @@ async def test_the_death_of_the_member_in_use_turns_to_another(policy, prefix, t
             await seen.until_names("mq1", "mq2")
 
 
-def watches(member: Etcd) -> bool:
-    """Whether somebody watches through this member."""
-    return member.metric("etcd_debugging_mvcc_watcher_total") > 0
+def watchers(etcd: Etcd) -> float:
+    """How many watch through this member."""
+    return etcd.metric("etcd_debugging_mvcc_watcher_total")
 
 
 def put(etcd: Etcd, key: str, value: str) -> None:

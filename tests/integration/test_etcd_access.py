@@ -173,6 +173,21 @@ async def test_a_client_certificate(authority, tmp_path, client):
             assert not seen.names
 
 
+@both_clients
+async def test_a_rotated_client_certificate_is_taken_from_its_files(authority, tmp_path, client):
+    server, mine = authority.issue("server"), authority.issue("client")
+    (tmp_path / "old").mkdir()
+    used = Authority(tmp_path / "old").issue("client")  # of a CA that etcd does not trust
+    with running(Etcd(tmp_path, tls=Tls(authority.ca, server.cert, server.key, client_auth=True))) as etcd:
+        etcd.account = Account(cert=mine.cert, key=mine.key)
+        etcd.ctl("put", PREFIX + "mq1", NODE)
+        async with following(discovery(impatient(etcd, client, cert=str(used.cert), key=str(used.key)))) as seen:
+            await seen.until(lambda: seen.discovery.status.errors)
+            mine.key.replace(used.key)
+            mine.cert.replace(used.cert)
+            await seen.until_names("mq1")
+
+
 async def test_a_server_certificate_without_client_usage_stops_the_gateway_only(authority, tmp_path):
     server, mine = authority.issue("server", client_auth=False), authority.issue("client")
     with running(Etcd(tmp_path, tls=Tls(authority.ca, server.cert, server.key, client_auth=True))) as etcd:

@@ -26,9 +26,9 @@ SCHEMES = ("http", "amqp", "amqps", "tcp")
 URL_PATTERN = (
     r"^(?:(http|amqp|amqps|tcp)://)?"
     r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\])"
-    r"(?::([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5]))?/?$"
+    r"(?::([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?/?$"
 )
-_URL = re.compile(URL_PATTERN, re.ASCII)
+_URL = re.compile(URL_PATTERN)
 
 
 class BadEntry(ValueError):

@@ -41,7 +41,7 @@ class FileDiscovery:
             raise ConfigError("discovery.file.path: name the file")
         self._path = Path(policy.path)
         self._poll_s = policy.poll_s
-        self._seen: _Stamp | None = None
+        self._seen: tuple[_Stamp, Snapshot] | None = None
 
     async def run(self, answer: Answer, fail: Fail) -> None:
         """Follow the file until cancelled."""
@@ -52,20 +52,19 @@ class FileDiscovery:
             except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
                 fail(f"{self._path}: {error}")
             else:
-                if snapshot is not None:
-                    answer(snapshot)
+                answer(snapshot)
             await asyncio.sleep(self._poll_s)
 
-    def _read_if_changed(self) -> Snapshot | None:
+    def _read_if_changed(self) -> Snapshot:
         facts = self._path.stat()
         stamp = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
-        if stamp == self._seen:
-            return None
+        if self._seen is not None and self._seen[0] == stamp:
+            return self._seen[1]
         if facts.st_size > FILE_BYTES_MAX:
             raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
         # The stamp is older than the text, so a change in between is seen at the next look.
         snapshot = read_nodes(self._path.read_text(encoding="utf-8"))
-        self._seen = stamp
+        self._seen = (stamp, snapshot)
         return snapshot
 
 

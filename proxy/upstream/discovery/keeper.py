@@ -15,6 +15,8 @@ from proxy.upstream.endpoint import DiscoveryStatus, Rejected, Snapshot
 # A registry that comes and goes every second must not fill the log: one line per outage, and not more often than this.
 QUIET_S = 30.0
 REJECTED_LINES_MAX = 20
+# A disk that hangs must not keep the registry from being asked.
+LOAD_TIMEOUT_S = 2.0
 
 Publish = Callable[[Snapshot], None]
 
@@ -46,9 +48,9 @@ class Keeper:
         self._good: Snapshot | None = None
         self._saved: Snapshot | None = None
         self._unsaved = asyncio.Event()
-        self._outage_cause = ""
-        self._reported_at: float | None = None
-        self._outage_reported = False
+        self._synced_is_news = True
+        self._suffering = ""
+        self._told_at: dict[str, float] = {}
         self._rejected: frozenset[Rejected] = frozenset()
 
     async def run(self, publish: Publish) -> None:
@@ -71,7 +73,7 @@ class Keeper:
         status.revision = snapshot.revision
         self._tell_rejected(snapshot)
         if snapshot.endpoints:
-            if snapshot.endpoints != (self._good or self._nothing).endpoints:
+            if self._good is None or snapshot.endpoints != self._good.endpoints:
                 self._unsaved.set()
             self._good = snapshot
             self._recover(len(snapshot.endpoints))
@@ -90,31 +92,29 @@ class Keeper:
     def _start_cold(self) -> None:
         if self._published is None and self._saved is not None:
             self._good = self._saved
+            self._synced_is_news = True
             self.status.stale = True
             self.status.revision = self._saved.revision
             self._tell("discovery_restored", endpoints=len(self._saved.endpoints), revision=self._saved.revision)
             self._put(self._saved)
 
     def _suffer(self, event: str, reason: str, *, kept: Snapshot | None) -> None:
-        """An outage goes on or begins; its line is written when it is new in kind and the last line is old enough."""
-        now = asyncio.get_running_loop().time()
+        """An outage begins or goes on: tell it once, unless one of its kind was told a moment ago."""
         self.status.stale = kept is not None
-        if event != self._outage_cause:
-            self._outage_cause = event
-            self._outage_reported = False
-        quiet = self._reported_at is not None and now - self._reported_at < QUIET_S
-        if not self._outage_reported and not quiet:
-            self._outage_reported = True
-            self._reported_at = now
-            self._tell(event, reason=reason, endpoints_kept=len(kept.endpoints) if kept else 0)
+        now = asyncio.get_running_loop().time()
+        if event == self._suffering or now - self._told_at.get(event, -QUIET_S) < QUIET_S:
+            return
+        self._suffering = event
+        self._told_at[event] = now
+        self._synced_is_news = True
+        self._tell(event, reason=reason, endpoints_kept=len(kept.endpoints) if kept else 0)
 
     def _recover(self, endpoints: int) -> None:
-        first = self._reported_at is None and not self._published
         self.status.stale = False
-        if first or self._outage_reported:
+        self._suffering = ""
+        if self._synced_is_news:
+            self._synced_is_news = False
             self._tell("discovery_synced", endpoints=endpoints, revision=self.status.revision)
-        self._outage_cause = ""
-        self._outage_reported = False
 
     def _tell_rejected(self, snapshot: Snapshot) -> None:
         rejected = frozenset(snapshot.rejected)
@@ -133,10 +133,13 @@ class Keeper:
         if self._file is None:
             return None
         try:
-            return await asyncio.to_thread(self._file.load)
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                return await asyncio.to_thread(self._file.load)
         except CacheError as error:
             self._tell("snapshot_unusable", reason=str(error))
-            return None
+        except TimeoutError:
+            self._tell("snapshot_unusable", reason=f"the disk does not answer within {LOAD_TIMEOUT_S:g} s")
+        return None
 
     async def _save_answers(self) -> None:
         """Write the newest good answer; those that came while the disk was slow are skipped."""
@@ -155,8 +158,6 @@ class Keeper:
 
     def _tell(self, event: str, **facts: object) -> None:
         self._report(Report(event, {"source": self.status.source, **facts}))
-
-    _nothing = Snapshot(())
 
 
 def _to_nobody(snapshot: Snapshot) -> None:
