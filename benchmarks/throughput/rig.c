@@ -231,9 +231,11 @@ static void on_method(Peer *peer, const Frame *f) {
       memcpy(queue, args + 3, args[2]);
       snprintf(peer->tag, sizeof peer->tag, "%.*s", tag[0], (const char *)tag + 1);
       if (!peer->tag[0]) strcpy(peer->tag, "ctag");
-      payload = begin_method(w, f->channel, ID(60, 21));
-      shortstr(w, peer->tag);
-      end_frame(w, payload);
+      if (!(tag[1 + tag[0]] & 8)) { /* unless nowait */
+        payload = begin_method(w, f->channel, ID(60, 21));
+        shortstr(w, peer->tag);
+        end_frame(w, payload);
+      }
       peer->channel = f->channel;
       if (strncmp(queue, "flood.", 6) == 0) start_flood(peer, atoi(queue + 6));
       break;
@@ -250,7 +252,10 @@ static void on_method(Peer *peer, const Frame *f) {
       peer->settled = args[8] & 1 ? tag : peer->settled + 1;
       break;
     }
-    case ID(85, 10): answer(peer, f->channel, ID(85, 11)), peer->confirming = 1; break;
+    case ID(85, 10): /* confirm.select: nowait */
+      if (!(args[0] & 1)) answer(peer, f->channel, ID(85, 11));
+      peer->confirming = 1;
+      break;
     default:
       fprintf(stderr, "rig: the fake broker does not know method %u.%u\n", get16(f->payload), get16(f->payload + 2));
       peer->closed = 1;
@@ -372,7 +377,7 @@ static Client dial(const char *target) {
   u32(&c.w, 0), shortstr(&c.w, "PLAIN"), u32(&c.w, 12), raw(&c.w, "\0guest\0guest", 12), shortstr(&c.w, "en_US");
   end_frame(&c.w, payload), flush(&c), expect(&c, ID(10, 30));
   payload = begin_method(&c.w, 0, ID(10, 31));
-  u16(&c.w, 2047), u32(&c.w, FRAME_MAX), u16(&c.w, 0), end_frame(&c.w, payload);
+  u16(&c.w, 64), u32(&c.w, FRAME_MAX), u16(&c.w, 0), end_frame(&c.w, payload);
   payload = begin_method(&c.w, 0, ID(10, 40));
   shortstr(&c.w, "/"), shortstr(&c.w, ""), u8(&c.w, 0), end_frame(&c.w, payload), flush(&c), expect(&c, ID(10, 41));
   payload = begin_method(&c.w, 1, ID(20, 10));
