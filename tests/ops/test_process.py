@@ -1,0 +1,202 @@
+"""The life of the real process: start, addresses in use, signals, and what it writes meanwhile."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Process:
+    """`sidehop run` on free ports; `events` are read as they come, so nothing here sleeps."""
+
+    def __init__(self, *arguments, nodes=("127.0.0.1:1",), environment=None):
+        command = [sys.executable, "-m", "proxy", "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        for node in nodes:
+            command += ["--node", node]
+        self.running = subprocess.Popen(
+            [*command, *arguments],
+            cwd=ROOT,
+            env={"PATH": "/usr/bin:/bin", **(environment or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines = []
+        self.started = self.wait_for("started")
+
+    def wait_for(self, event):
+        for line in self.running.stdout:
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["event"] == event:
+                return self.lines[-1]
+        raise AssertionError(f"{event} never came: {self.lines} {self.running.stderr.read()}")
+
+    def connect(self):
+        """A client that has begun to speak, as far as connection.start."""
+        host, _, port = self.started["listen"].rpartition(":")
+        client = socket.create_connection((host, int(port)), timeout=60)
+        client.sendall(b"AMQP\x00\x00\x09\x01")
+        assert client.recv(7)[0] == 1, "a method frame"
+        return client
+
+    def post(self, path):
+        request = urllib.request.Request(f"http://{self.started['admin']}{path}", method="POST")
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status
+
+    def get(self, path):
+        try:
+            with urllib.request.urlopen(f"http://{self.started['admin']}{path}", timeout=60) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def end(self):
+        """Wait for its end; return the exit code and the last event."""
+        for line in self.running.stdout:
+            self.lines.append(json.loads(line))
+        return self.running.wait(60), self.lines[-1]["event"]
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def begin(*arguments, **options):
+        started.append(Process(*arguments, **options))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.running.poll() is None:
+            process.running.kill()
+        process.running.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_without_clients_a_signal_ends_it_in_order(start, number):
+    process = start()
+    process.running.send_signal(number)
+    assert process.wait_for("stopping")["reason"] == number.name
+    assert process.end() == (0, "stopped")
+    assert process.running.stderr.read() == ""
+
+
+def test_a_client_is_served_and_new_ones_are_accepted_until_the_last_has_gone(start):
+    process = start()
+    with process.connect():
+        process.running.send_signal(signal.SIGTERM)
+        assert process.wait_for("stopping")["sessions"] == 1
+        with process.connect():
+            pass
+        assert process.get("/livez")[0] == 200
+        assert process.running.poll() is None
+    assert process.end() == (0, "stopped")
+
+
+def test_the_grace_period_bounds_that(start):
+    process = start(environment={"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "0.2"})
+    with process.connect():
+        process.running.send_signal(signal.SIGTERM)
+        assert process.end() == (0, "stopped")
+
+
+def test_a_second_signal_ends_it_at_once(start):
+    process = start(environment={"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "3600"})
+    with process.connect():
+        process.running.send_signal(signal.SIGTERM)
+        process.wait_for("stopping")
+        process.running.send_signal(signal.SIGINT)
+        assert process.end() == (0, "stopped")
+
+
+def test_quitquitquit_is_a_polite_signal_and_repeating_it_is_not_impolite(start):
+    process = start()
+    with process.connect():
+        assert [process.post("/quitquitquit") for _ in range(3)] == [202, 202, 202]
+        assert process.wait_for("stopping")["reason"] == "quitquitquit"
+        assert process.get("/livez")[0] == 200
+    assert process.end() == (0, "stopped")
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--admin"])
+def test_an_address_in_use_is_told_with_exit_code_1(flag):
+    other = "--admin" if flag == "--listen" else "--listen"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = subprocess.run(
+            [sys.executable, "-m", "proxy", "run", "--node", "mq1", flag, address, other, "127.0.0.1:0"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert (
+        result.stderr
+        == f"sidehop: cannot listen on {address}: Address already in use; choose another address with {flag}\n"
+    )
+
+
+def test_an_unreadable_certificate_is_refused_with_exit_code_2():
+    environment = {"SIDEHOP_DIAL__TLS_CA": "/nonexistent.pem", "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(
+        [sys.executable, "-m", "proxy", "run", "--node", "mq1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "dial: tls_ca" in result.stderr
+
+
+def test_a_broker_that_is_not_there_makes_it_not_ready_and_says_why(start):
+    with socket.create_server(("127.0.0.1", 0)) as once_there:
+        node = f"127.0.0.1:{once_there.getsockname()[1]}"
+    process = start(nodes=(node,))
+    while process.wait_for("endpoint_state")["state"] != "down":
+        pass
+    status, body = process.get("/readyz")
+    assert status == 503
+    assert f"{node} is down" in body
+    process.running.send_signal(signal.SIGTERM)
+    assert process.end() == (0, "stopped")
+
+
+def test_planted_secrets_appear_nowhere(start, tmp_path):
+    secret = "hunter2-of-the-test"
+    (tmp_path / "etcd-password").write_text(secret)
+    environment = {
+        "SIDEHOP_HEALTH__USER": "probe",
+        "SIDEHOP_HEALTH__PASSWORD": secret,
+        "SIDEHOP_DISCOVERY__ETCD__USER": "root",
+        "SIDEHOP_DISCOVERY__ETCD__PASSWORD_FILE": str(tmp_path / "etcd-password"),
+        "SIDEHOP_DISCOVERY__OPTIONS__TOKEN": secret,
+        "SIDEHOP_LOG__LEVEL": "debug",
+    }
+    # An etcd that refuses, so that errors about a login with a password are written too.
+    process = start("--etcd", "http://127.0.0.1:1", nodes=(), environment=environment)
+    process.wait_for("discovery_failed")
+    with process.connect() as client:
+        # PLAIN, with the password in the response of connection.start-ok.
+        response = b"\0app\0" + secret.encode()
+        arguments = b"\0\0\0\0" + b"\x05PLAIN" + len(response).to_bytes(4) + response + b"\x05en_US"
+        payload = b"\0\x0a\0\x0b" + arguments
+        client.sendall(b"\x01\0\0" + len(payload).to_bytes(4) + payload + b"\xce")
+        for path in ("/", "/metrics", "/readyz", "/api/v1/endpoints", "/api/v1/sessions"):
+            assert secret not in process.get(path)[1]
+    process.running.send_signal(signal.SIGTERM)
+    assert process.end()[0] == 0
+    assert secret not in json.dumps(process.lines) + process.running.stderr.read()
