@@ -15,7 +15,7 @@ from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.pool import Pool
 
 
-class NoBroker(Exception):  # noqa: N818 - it says what happened
+class NoBroker(Exception):
     """No connection could be had; the text is for people."""
 
 

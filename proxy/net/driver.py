@@ -154,12 +154,12 @@ class Driver:
         to_client, to_broker = journal.client_out, journal.broker_out
         if to_client:
             self._client.write(_taken(to_client))
-            self.engine.wrote(True, False, now)
+            self.engine.pulse.wrote(True, False, now)
         if to_broker:
             if self._broker is not None:
                 self._broker.write(_taken(to_broker))
             to_broker.clear()
-            self.engine.wrote(False, True, now)
+            self.engine.pulse.wrote(False, True, now)
         if journal.commands and not self._busy:
             self._busy = True  # a command may cause an event, whose commands then wait their turn
             try:
@@ -271,7 +271,7 @@ class Driver:
         census = self._around.census
         if census.sessions.pop(self.id, None) is not None:
             census.finish(self.endpoint, self.counters.take())
-            reason = self.engine.end_reason
+            reason = self.engine.ending.reason
             census.sessions_ended[reason] = census.sessions_ended.get(reason, 0) + 1
             self._report(
                 Report(

@@ -36,7 +36,7 @@ class Attachment:
         self._attempts = 0
         self._refusals = 0
 
-    def search(self, reason: str) -> None:
+    def search(self, reason: str, cause: str = "") -> None:
         """Begin to look for a broker. `reason` is why the last one was lost, empty for a new client."""
         journal = self.journal
         self.searching = True
@@ -44,6 +44,7 @@ class Attachment:
         self.since = journal.now
         self.deadline = journal.now + journal.policy.failover_timeout_s
         self.reason = reason
+        self.cause = cause
         self.last_error = reason
         self._attempts = 0
         self._refusals = 0
@@ -51,6 +52,24 @@ class Attachment:
         if reason and journal.uplink is not None and journal.uplink.endpoint:
             self._tried.add(journal.uplink.endpoint)
         self.dial()
+
+    def stop(self) -> None:
+        """Look no further."""
+        self.searching = False
+        self.retry_at = None
+
+    def report_done(self) -> None:
+        """Say so once when every channel is as it was."""
+        journal = self.journal
+        if self.since is None or any(channel.hidden_pending for channel in journal.live_channels()):
+            return
+        took_s = round(journal.now - self.since, 6)
+        self.since = None
+        name = journal.uplink.endpoint if journal.uplink is not None else ""
+        if self.reason:
+            journal.report("failover_done", endpoint=name, reason=self.reason, took_s=took_s)
+        else:
+            journal.report("session_opened", endpoint=name, took_s=took_s)
 
     def dial(self) -> None:
         """Ask for the next connection."""
@@ -140,6 +159,8 @@ class Attachment:
             journal.blocked = False
             if journal.credentials is not None and journal.credentials.can(b"connection.blocked"):
                 journal.tell_client(0, m.ConnectionUnblocked())
+        if self.reason:
+            journal.recovered_at = journal.now
         journal.commands.append(Attached(uplink.generation))
 
     def failed(self, reason: str, outcome: Observation | None = None) -> None:

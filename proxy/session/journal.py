@@ -81,14 +81,20 @@ class Journal:
     """Shared by the parts of one session. The lists are never replaced, only emptied, so that all may keep them."""
 
     def __init__(
-        self, policy: SessionPolicy, rng: random.Random, face: Face, troubled: Callable[[float], bool], via: str
+        self,
+        policy: SessionPolicy,
+        rng: random.Random,
+        face: Face,
+        troubled: Callable[[float], bool],
+        via: str,
+        now: float,
     ) -> None:
         self.policy = policy
         self.rng = rng
         self.face = face
         self.troubled = troubled
         self.via = via
-        self.now = 0.0
+        self.now = now
         self.phase = Phase.GREETING
         self.lifecycle: Lifecycle  # set by the session, which is one
         self.client_out: list[Buffer] = []
@@ -112,6 +118,25 @@ class Journal:
     def scratch(self) -> int:
         """The channel on which topology is declared again: the one above what the client may use."""
         return self.channel_max + 1
+
+    @property
+    def attached(self) -> bool:
+        """Channels have a broker."""
+        return self.uplink is not None and self.uplink.is_attached
+
+    def wants_input(self, reading: bool) -> bool:
+        """Whether the client may go on sending, by what is kept for it; half of a limit must be free to begin again.
+
+        Full sockets are the shell's affair. One publish larger than the limit must be allowed to end, or it would
+        wait for itself.
+        """
+        load, policy = self.load, self.policy
+        slack = 1.0 if reading else 0.5
+        if load.parked_bytes > policy.parked_bytes_max * slack:
+            return False
+        if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
+            return True
+        return not any(channel.ledger.unsettled > int(channel.ledger.unfinished) for channel in self.live_channels())
 
     def live_channels(self) -> list[Channel]:
         """Channels that the client has open."""

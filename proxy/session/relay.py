@@ -67,91 +67,7 @@ def scan_client(owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> int:
 
     Raises `ClientError`: 501 for what is no frame, 505 for a frame where another one is due.
     """
-    channels = owner.channels
-    out = owner.broker_out
-    end = len(buf)
-    mark = pos
-    recording: Channel | None = None  # whose publishes buf[run_at:pos] are
-    run_at = run_count = 0
-    while end - pos >= OVERHEAD_BYTES:
-        kind, number, size = HEAD.unpack_from(buf, pos)
-        if size > size_max:
-            raise ClientError(f"frame of {size} bytes exceeds the negotiated maximum", reply_code=501)
-        stop = pos + size + OVERHEAD_BYTES
-        if stop > end:
-            break
-        if buf[stop - 1] != FRAME_END:
-            raise ClientError("frame does not end with 206", reply_code=501)
-        channel = channels[number] if number < len(channels) else None
-        if channel is not None and channel.flowing:
-            if kind == METHOD and size >= 4:
-                if channel.publish_left != NO_CONTENT:
-                    raise ClientError("method frame inside content", reply_code=505)
-                ident = U32.unpack_from(buf, pos + 7)[0]
-            else:
-                ident = 0
-            if ident == BASIC_PUBLISH or kind in (BODY, HEADER):
-                if ident == BASIC_PUBLISH:
-                    owner.counters.publishes += 1
-                    if not channel.ledgered:
-                        if channel.mode == TX:
-                            channel.tx_dirty = True
-                        elif channel.mode == PLAIN and owner.covers_publishes:
-                            _emit(out, buf, mark, pos)
-                            mark = pos
-                            owner.cover_publishes(channel)
-                    channel.publish_left = HEADER_DUE
-                else:
-                    _content(channel, kind, buf, pos, size)
-                if recording is not channel:
-                    if recording is not None:
-                        _record(recording, buf, run_at, pos, run_count)
-                        recording = None
-                    if channel.ledgered:
-                        recording = channel
-                        run_at = pos
-                        run_count = 0
-                if recording is not None:
-                    if ident == BASIC_PUBLISH:
-                        run_count += 1
-                    elif channel.ledger.unfinished and channel.publish_left == NO_CONTENT:
-                        # What began in an earlier region ends here: its run must not go on growing.
-                        _record(channel, buf, run_at, stop, run_count)
-                        recording = None
-                pos = stop
-                continue
-            if recording is not None:
-                _record(recording, buf, run_at, pos, run_count)
-                recording = None
-            if size == _ACK_BYTES and ident in (BASIC_ACK, BASIC_REJECT, BASIC_NACK):
-                owner.counters.settles += 1
-                tag = U64.unpack_from(buf, pos + 11)[0]
-                bits = buf[pos + 19]
-                if channel.mode == TX:
-                    channel.tx_dirty = True
-                if channel.offset:
-                    _emit(out, buf, mark, pos)
-                    mark = stop
-                    owner.translate_settle(channel, ident, tag, bits)
-                elif ident != BASIC_REJECT and bits & 1:
-                    channel.window.settle_upto(tag or channel.window.top)
-                else:
-                    channel.window.settle(tag)
-                pos = stop
-                continue
-        elif recording is not None:
-            _record(recording, buf, run_at, pos, run_count)
-            recording = None
-        _emit(out, buf, mark, pos)
-        mark = stop
-        if kind != HEARTBEAT:
-            owner.client_frame(kind, number, buf[pos:stop])
-            out = owner.broker_out
-        pos = stop
-    if recording is not None:
-        _record(recording, buf, run_at, pos, run_count)
-    _emit(out, buf, mark, pos)
-    return pos
+    return _ClientWalk(owner, buf, pos).walk(pos, size_max)
 
 
 def scan_broker(owner: BrokerOwner, buf: bytes, pos: int) -> int:
@@ -159,98 +75,242 @@ def scan_broker(owner: BrokerOwner, buf: bytes, pos: int) -> int:
 
     Raises `BrokerError` for what no broker may send.
     """
-    channels = owner.channels
-    out = owner.client_out
-    end = len(buf)
-    mark = pos
-    inline: Channel | None = None  # its content began at `inline_at` and has not ended; not yet held
-    inline_at = 0
-    while end - pos >= OVERHEAD_BYTES:
-        kind, number, size = HEAD.unpack_from(buf, pos)
-        if size > BROKER_FRAME_MAX_BYTES:
-            raise BrokerError(f"broker sent a frame of {size} bytes")
-        stop = pos + size + OVERHEAD_BYTES
-        if stop > end:
-            break
-        if buf[stop - 1] != FRAME_END:
-            raise BrokerError("broker sent a frame that does not end with 206")
-        channel = channels[number] if number < len(channels) else None
-        if inline is not None and channel is not inline:
-            _emit(out, buf, mark, inline_at)
-            _hold(inline, out, buf, inline_at, pos, owner.hold_bytes_max)
-            mark = pos
-            inline = None
-        if channel is not None and not channel.muted:
-            if kind in (BODY, HEADER):
-                complete = _delivered(channel, kind, buf, pos, size)
-                if channel.held is not None:
-                    _emit(out, buf, mark, pos)
-                    _hold(channel, out, buf, pos, stop, owner.hold_bytes_max)
-                    mark = stop
-                    if complete:
-                        out.extend(channel.release())
-                if complete:
-                    inline = None
-                    channel.streaming = False
-                    channel.held_get = None
-                pos = stop
-                continue
-            ident = U32.unpack_from(buf, pos + 7)[0] if kind == METHOD and size >= 4 else 0
-            if channel.deliver_left != NO_CONTENT:
-                raise BrokerError("broker sent a method inside content")
-            if ident == BASIC_DELIVER:
-                tag_at = pos + 12 + buf[pos + 11]
-                if tag_at + 8 >= stop:
-                    # A hostile consumer-tag length would put the tag outside its frame.
-                    raise BrokerError("delivery-tag outside its frame")
-                owner.counters.deliveries += 1
-                tag = U64.unpack_from(buf, tag_at)[0] + channel.offset
-                _issue(channel, tag)
-                if channel.no_ack != ACKED and (
-                    channel.no_ack != MIXED or channel.consumer_no_ack(buf[pos + 12 : tag_at])
-                ):
-                    channel.window.settle(tag)
-                channel.deliver_left = HEADER_DUE
-                if channel.offset:
-                    _emit(out, buf, mark, pos)
-                    mark = stop
-                    channel.hold(buf[pos:tag_at] + U64.pack(tag) + buf[tag_at + 8 : stop], size)
-                else:
-                    inline = channel
-                    inline_at = pos
-                pos = stop
-                continue
-            if size == _ACK_BYTES and ident in (BASIC_ACK, BASIC_NACK) and channel.ledgered:
-                tag = U64.unpack_from(buf, pos + 11)[0]
-                multiple = bool(buf[pos + 19] & 1)
-                if channel.confirm_passes and ident == BASIC_ACK:
-                    owner.counters.confirms += channel.ledger.settle(tag, multiple)
-                else:
-                    _emit(out, buf, mark, pos)
-                    mark = stop
-                    owner.broker_confirm(channel, tag, multiple, ident == BASIC_NACK)
-                pos = stop
-                continue
-        _emit(out, buf, mark, pos)
-        mark = stop
-        if kind != HEARTBEAT:
-            owner.broker_frame(kind, number, buf[pos:stop])
-        pos = stop
-    if inline is not None:
-        _emit(out, buf, mark, inline_at)
-        _hold(inline, out, buf, inline_at, pos, owner.hold_bytes_max)
-    else:
-        _emit(out, buf, mark, pos)
-    return pos
+    return _BrokerWalk(owner, buf, pos).walk(pos)
+
+
+class _ClientWalk:
+    """One walk over a region. `mark` is where the bytes begin that are not in the output yet."""
+
+    __slots__ = ("buf", "channels", "mark", "out", "owner", "recording", "run_at", "run_count")
+
+    def __init__(self, owner: ClientOwner, buf: bytes, pos: int) -> None:
+        self.owner = owner
+        self.channels = owner.channels
+        self.out = owner.broker_out
+        self.buf = buf
+        self.mark = pos
+        # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there.
+        self.recording: Channel | None = None
+        self.run_at = 0
+        self.run_count = 0
+
+    def walk(self, pos: int, size_max: int) -> int:
+        buf = self.buf
+        end = len(buf)
+        channels = self.channels
+        while end - pos >= OVERHEAD_BYTES:
+            kind, number, size = HEAD.unpack_from(buf, pos)
+            if size > size_max:
+                raise ClientError(f"frame of {size} bytes exceeds the negotiated maximum", reply_code=501)
+            stop = pos + size + OVERHEAD_BYTES
+            if stop > end:
+                break
+            if buf[stop - 1] != FRAME_END:
+                raise ClientError("frame does not end with 206", reply_code=501)
+            channel = channels[number] if number < len(channels) else None
+            if channel is None or not channel.flowing or not self.passes(channel, kind, pos, size):
+                self.end_run(pos)
+                _emit(self.out, buf, self.mark, pos)
+                self.mark = stop
+                if kind != HEARTBEAT:
+                    self.owner.client_frame(kind, number, buf[pos:stop])
+            pos = stop
+        self.end_run(pos)
+        _emit(self.out, buf, self.mark, pos)
+        return pos
+
+    def passes(self, channel: Channel, kind: int, pos: int, size: int) -> bool:
+        """Deal with a frame of a flowing channel that needs little thought; False for any other."""
+        if kind == BODY or kind == HEADER:  # noqa: SIM109 - two comparisons are cheaper than a tuple
+            _content(channel, kind, self.buf, pos, size)
+            self.record(channel, pos, pos + size + OVERHEAD_BYTES, 0)
+            return True
+        if kind != METHOD or size < 4:
+            return False
+        if channel.publish_left != NO_CONTENT:
+            raise ClientError("method frame inside content", reply_code=505)
+        ident = U32.unpack_from(self.buf, pos + 7)[0]
+        if ident == BASIC_PUBLISH:
+            self.publish(channel, pos, pos + size + OVERHEAD_BYTES)
+            return True
+        if size == _ACK_BYTES and ident in (BASIC_ACK, BASIC_REJECT, BASIC_NACK):
+            self.end_run(pos)
+            self.settle(channel, ident, pos)
+            return True
+        return False
+
+    def publish(self, channel: Channel, pos: int, stop: int) -> None:
+        owner = self.owner
+        owner.counters.publishes += 1
+        if not channel.ledgered:
+            if channel.mode == TX:
+                channel.tx_dirty = True
+            elif channel.mode == PLAIN and owner.covers_publishes:
+                _emit(self.out, self.buf, self.mark, pos)
+                self.mark = pos
+                owner.cover_publishes(channel)
+        channel.publish_left = HEADER_DUE
+        self.record(channel, pos, stop, 1)
+
+    def record(self, channel: Channel, pos: int, stop: int, publishes: int) -> None:
+        """Add a publish's frame to the run of its channel, if the channel keeps a ledger."""
+        if self.recording is not channel:
+            self.end_run(pos)
+            if not channel.ledgered:
+                return
+            self.recording = channel
+            self.run_at = pos
+            self.run_count = 0
+        self.run_count += publishes
+        if channel.publish_left == NO_CONTENT and channel.ledger.unfinished:
+            # What began in an earlier region ends here: its run must not go on growing.
+            self.end_run(stop)
+
+    def end_run(self, pos: int) -> None:
+        channel = self.recording
+        if channel is not None:
+            unfinished = channel.publish_left != NO_CONTENT
+            channel.ledger.record(self.buf, self.run_at, pos, self.run_count, unfinished)
+            self.recording = None
+
+    def settle(self, channel: Channel, ident: int, pos: int) -> None:
+        """Ack, reject or nack of deliveries."""
+        self.owner.counters.settles += 1
+        tag = U64.unpack_from(self.buf, pos + 11)[0]
+        bits = self.buf[pos + 19]
+        if channel.mode == TX:
+            channel.tx_dirty = True
+        if channel.offset:
+            _emit(self.out, self.buf, self.mark, pos)
+            self.mark = pos + _ACK_BYTES + OVERHEAD_BYTES
+            self.owner.translate_settle(channel, ident, tag, bits)
+        elif ident != BASIC_REJECT and bits & 1:
+            channel.window.settle_upto(tag or channel.window.top)
+        else:
+            channel.window.settle(tag)
+
+
+class _BrokerWalk:
+    """One walk over a region of the broker's bytes.
+
+    `inline` is the channel of a content that began at `inline_at` and has not ended: as long as no other frame comes
+    between, its bytes need no holding until the region ends.
+    """
+
+    __slots__ = ("buf", "channels", "inline", "inline_at", "mark", "out", "owner")
+
+    def __init__(self, owner: BrokerOwner, buf: bytes, pos: int) -> None:
+        self.owner = owner
+        self.channels = owner.channels
+        self.out = owner.client_out
+        self.buf = buf
+        self.mark = pos
+        self.inline: Channel | None = None
+        self.inline_at = 0
+
+    def walk(self, pos: int) -> int:
+        buf = self.buf
+        end = len(buf)
+        channels = self.channels
+        while end - pos >= OVERHEAD_BYTES:
+            kind, number, size = HEAD.unpack_from(buf, pos)
+            if size > BROKER_FRAME_MAX_BYTES:
+                raise BrokerError(f"broker sent a frame of {size} bytes")
+            stop = pos + size + OVERHEAD_BYTES
+            if stop > end:
+                break
+            if buf[stop - 1] != FRAME_END:
+                raise BrokerError("broker sent a frame that does not end with 206")
+            channel = channels[number] if number < len(channels) else None
+            if self.inline is not None and channel is not self.inline:
+                self.hold_inline(pos)
+            if channel is None or channel.muted or not self.passes(channel, kind, pos, size):
+                self.emit_upto(pos, stop)
+                if kind != HEARTBEAT:
+                    self.owner.broker_frame(kind, number, buf[pos:stop])
+            pos = stop
+        if self.inline is not None:
+            self.hold_inline(pos)
+        self.emit_upto(pos, pos)
+        return pos
+
+    def passes(self, channel: Channel, kind: int, pos: int, size: int) -> bool:
+        """Deal with a frame that needs little thought; False for any other."""
+        if kind == BODY or kind == HEADER:  # noqa: SIM109 - two comparisons are cheaper than a tuple
+            self.content(channel, kind, pos, size)
+            return True
+        if kind != METHOD or size < 4:
+            return False
+        if channel.deliver_left != NO_CONTENT:
+            raise BrokerError("broker sent a method inside content")
+        ident = U32.unpack_from(self.buf, pos + 7)[0]
+        if ident == BASIC_DELIVER:
+            self.deliver(channel, pos, pos + size + OVERHEAD_BYTES)
+            return True
+        if size == _ACK_BYTES and channel.ledgered and ident in (BASIC_ACK, BASIC_NACK):
+            self.confirm(channel, ident, pos)
+            return True
+        return False
+
+    def content(self, channel: Channel, kind: int, pos: int, size: int) -> None:
+        complete = _delivered(channel, kind, self.buf, pos, size)
+        if channel.held is not None:
+            stop = pos + size + OVERHEAD_BYTES
+            self.emit_upto(pos, stop)
+            _hold(channel, self.out, self.buf, pos, stop, self.owner.hold_bytes_max)
+            if complete:
+                self.out.extend(channel.release())
+        if complete:
+            self.inline = None
+            channel.streaming = False
+            channel.held_get = None
+
+    def deliver(self, channel: Channel, pos: int, stop: int) -> None:
+        buf = self.buf
+        tag_at = pos + 12 + buf[pos + 11]
+        if tag_at + 8 >= stop:
+            # A hostile consumer-tag length would put the tag outside its frame.
+            raise BrokerError("delivery-tag outside its frame")
+        self.owner.counters.deliveries += 1
+        tag = U64.unpack_from(buf, tag_at)[0] + channel.offset
+        if tag <= channel.window.top:
+            raise BrokerError("broker used a delivery tag twice")
+        channel.window.top = tag
+        if channel.no_ack != ACKED and (channel.no_ack != MIXED or channel.consumer_no_ack(buf[pos + 12 : tag_at])):
+            channel.window.settle(tag)
+        channel.deliver_left = HEADER_DUE
+        if channel.offset:
+            self.emit_upto(pos, stop)
+            channel.hold(buf[pos:tag_at] + U64.pack(tag) + buf[tag_at + 8 : stop], stop - pos)
+        else:
+            self.inline = channel
+            self.inline_at = pos
+
+    def confirm(self, channel: Channel, ident: int, pos: int) -> None:
+        tag = U64.unpack_from(self.buf, pos + 11)[0]
+        multiple = bool(self.buf[pos + 19] & 1)
+        if channel.confirm_passes and ident == BASIC_ACK:
+            self.owner.counters.confirms += channel.ledger.settle(tag, multiple)
+            return
+        self.emit_upto(pos, pos + _ACK_BYTES + OVERHEAD_BYTES)
+        self.owner.broker_confirm(channel, tag, multiple, ident == BASIC_NACK)
+
+    def emit_upto(self, pos: int, mark: int) -> None:
+        _emit(self.out, self.buf, self.mark, pos)
+        self.mark = mark
+
+    def hold_inline(self, pos: int) -> None:
+        """The content is not complete and something else comes now: keep what is here of it."""
+        channel = self.inline
+        assert channel is not None
+        self.emit_upto(self.inline_at, pos)
+        _hold(channel, self.out, self.buf, self.inline_at, pos, self.owner.hold_bytes_max)
+        self.inline = None
 
 
 def _emit(out: list[Buffer], buf: bytes, start: int, stop: int) -> None:
     if stop > start:
         out.append(buf if stop - start == len(buf) else memoryview(buf)[start:stop])
-
-
-def _record(channel: Channel, buf: bytes, start: int, stop: int, count: int) -> None:
-    channel.ledger.record(buf, start, stop, count, channel.publish_left != NO_CONTENT)
 
 
 def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> None:
@@ -277,12 +337,6 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
             raise BrokerError("broker sent a content body where none is due")
         channel.deliver_left = left or NO_CONTENT
     return channel.deliver_left == NO_CONTENT
-
-
-def _issue(channel: Channel, tag: int) -> None:
-    if tag <= channel.window.top:
-        raise BrokerError("broker used a delivery tag twice")
-    channel.window.top = tag
 
 
 def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int, limit_bytes: int) -> None:

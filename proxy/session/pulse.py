@@ -1,0 +1,61 @@
+"""Heartbeats of the two legs, independent of each other (section 4.2.7): every byte counts as one."""
+
+from __future__ import annotations
+
+from proxy.amqp.frames import HEARTBEAT_FRAME
+from proxy.session.journal import Journal
+
+# RabbitMQ's rule for a peer that is dead: two intervals without a byte.
+MISSED_HEARTBEATS = 2
+
+
+class Pulse:
+    """When was each side heard and spoken to? Half an interval of silence on our part makes a heartbeat due."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.client_heard_at = journal.now
+        self._client_said_at = journal.now
+
+    def wrote(self, to_client: bool, to_broker: bool, now: float) -> None:
+        """Output was taken by the shell."""
+        if to_client:
+            self._client_said_at = now
+        if to_broker and self._journal.uplink is not None:
+            self._journal.uplink.said_at = now
+
+    def due(self, reading: bool) -> list[float | None]:
+        """When something has to be said or has been missed. A client that we do not read cannot be missed."""
+        due: list[float | None] = []
+        beat = self._journal.client_heartbeat_s
+        if beat:
+            due.append(self._client_said_at + beat / 2)
+            if reading:
+                due.append(self.client_heard_at + MISSED_HEARTBEATS * beat)
+        uplink = self._journal.uplink
+        if uplink is not None and uplink.heartbeat_s:
+            due.append(uplink.said_at + uplink.heartbeat_s / 2)
+            due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
+        return due
+
+    def beat(self) -> None:
+        """Say what is due."""
+        journal = self._journal
+        beat = journal.client_heartbeat_s
+        if beat and journal.now >= self._client_said_at + beat / 2:
+            journal.client_out.append(HEARTBEAT_FRAME)
+        uplink = journal.uplink
+        if uplink is not None and uplink.heartbeat_s and journal.now >= uplink.said_at + uplink.heartbeat_s / 2:
+            journal.broker_out.append(HEARTBEAT_FRAME)
+
+    def client_silent(self) -> bool:
+        """The client has missed its heartbeats."""
+        beat = self._journal.client_heartbeat_s
+        return bool(beat) and self._journal.now >= self.client_heard_at + MISSED_HEARTBEATS * beat
+
+    def broker_silent(self) -> bool:
+        """The broker has missed its heartbeats: its socket may be open, it hangs all the same."""
+        uplink = self._journal.uplink
+        if uplink is None or not uplink.heartbeat_s:
+            return False
+        return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s

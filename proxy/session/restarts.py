@@ -1,0 +1,80 @@
+"""Setting single channels up again on a connection that is fine."""
+
+from __future__ import annotations
+
+from proxy.amqp import methods as m
+from proxy.session.channel import NO_CONTENT, Channel
+from proxy.session.journal import Journal
+from proxy.session.requests import Requests
+from proxy.session.restoration import Restoration
+
+
+class Restarts:
+    """Channels that must be opened anew behind the client's back, each at its own pace and within its own limit."""
+
+    def __init__(self, journal: Journal, restoration: Restoration, requests: Requests) -> None:
+        self._journal = journal
+        self._restoration = restoration
+        self._requests = requests
+        self._channels: list[Channel] = []
+
+    def begin(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool) -> None:
+        """Plan it. A content under way is finished first: a close inside it would kill the connection (505)."""
+        journal = self._journal
+        policy = journal.policy
+        channel.restart_topology = redeclare
+        if channel not in self._channels:
+            self._channels.append(channel)
+        if open_upstream and channel.publish_left != NO_CONTENT and not channel.discarding:
+            channel.restart_wanted = True
+            return
+        self._restoration.detach(channel)
+        if open_upstream:
+            journal.tell_broker(channel.number, m.ChannelClose(200, b"set up again"))
+        if channel.awaits_close_ok:
+            return
+        channel.muted = open_upstream
+        if channel.restart_deadline is None:
+            channel.restart_deadline = journal.now + policy.failover_timeout_s
+        channel.restart_at = journal.now + min(policy.retry_max_s, policy.retry_base_s * 2 ** min(channel.restarts, 16))
+        if open_upstream:
+            channel.restarts += 1
+        journal.report("channel_restarted", channel=channel.number, reason=reason, attempt=channel.restarts)
+
+    def clear(self) -> None:
+        """The connection is gone: all channels start anew anyway."""
+        self._channels.clear()
+
+    def due(self) -> list[float | None]:
+        """When the next ones are to be opened."""
+        return [channel.restart_at for channel in self._channels if not channel.muted]
+
+    def progress(self) -> None:
+        """Open what may be opened now."""
+        journal = self._journal
+        for channel in list(self._channels):
+            if channel.awaits_close_ok or journal.channels[channel.number] is not channel:
+                self._channels.remove(channel)
+            elif channel.restart_wanted:
+                if channel.publish_left == NO_CONTENT:
+                    channel.restart_wanted = False
+                    self.begin(channel, "publish refused during recovery", open_upstream=True, redeclare=False)
+            elif channel.restart_at is None:
+                self._channels.remove(channel)
+            elif not channel.muted and channel.restart_at <= journal.now:
+                self._open(channel)
+
+    def _open(self, channel: Channel) -> None:
+        journal = self._journal
+        restoration = self._restoration
+        if channel.restart_deadline is not None and journal.now > channel.restart_deadline and channel.last_error[0]:
+            self._channels.remove(channel)
+            restoration.give_up(channel, m.ChannelClose(*channel.last_error))
+            return
+        if channel.restart_topology and restoration.topology_done:
+            channel.restart_topology = False
+            restoration.begin()
+        if restoration.topology_done and journal.attached:
+            self._channels.remove(channel)
+            restoration.restore(channel)
+            self._requests.drain(channel)
