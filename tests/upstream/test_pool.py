@@ -183,6 +183,7 @@ class TestTiers:
         assert lab.picks("mq1") == {"mq2", "mq3"}
         assert lab.saw("mq3", "lost").picks("mq1", "mq2") == {"mq3"}
         assert lab.picks("mq1", "mq2", "mq3") == {"mq1", "mq2"}
+        assert lab.saw("mq2", "lost").picks("mq1", "mq2") == {"mq3"}
 
 
 class TestLoad:
