@@ -1,7 +1,9 @@
 """A gateway that answers what a sound etcd would not: proxies, error pages, floods."""
 
 import asyncio
+import base64
 import contextlib
+import itertools
 import random
 
 import pytest
@@ -98,6 +100,46 @@ async def test_a_watch_line_without_end_is_given_up():
                 await registry.watch(1)
         finally:
             await registry.close()
+
+
+async def test_a_watch_that_is_silent_for_ever_is_found_out_by_comparing():
+    """Half-open: etcd is well, lists are answered, and the watch's connection leads nowhere."""
+    lists, watches = itertools.count(1), itertools.count()
+
+    async def listed(request):
+        number = next(lists)
+        kvs = [
+            {"key": encoded(f"/mq/nodes/mq{each}"), "value": encoded("mq"), "mod_revision": str(each)}
+            for each in range(1, number + 1)
+        ]
+        return web.json_response({"header": {"revision": str(number)}, "kvs": kvs})
+
+    async def silent(request):
+        next(watches)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"result":{"created":true}}\n')
+        await asyncio.Event().wait()
+
+    answers, failures = asyncio.Queue(), []
+    async with gateway({"/v3/kv/range": listed, "/v3/watch": silent}) as url:
+        policy = EtcdPolicy(endpoints=(url,), reconcile_s=0.01)
+        task = asyncio.create_task(EtcdDiscovery(policy, random.Random(1)).run(answers.put_nowait, failures.append))
+        for number in range(1, 4):
+            assert len((await answers.get()).endpoints) == number
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert next(watches) >= 2
+    assert not failures
+
+
+def encoded(text):
+    return base64.b64encode(text.encode()).decode()
+
+
+def test_a_password_file_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(RegistryError, match="password_file"):
+        EtcdPolicy(user="me", password_file=str(tmp_path / "missing")).secret()
 
 
 class Notes(random.Random):

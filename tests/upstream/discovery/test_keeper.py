@@ -213,3 +213,7 @@ def test_a_save_that_fails_leaves_the_file_before_it(tmp_path):
     with pytest.raises(CacheError):
         broken.save(Snapshot((TWO,)))
     assert file.load() == Snapshot((ONE,))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CacheError, match="directory"):
+        SnapshotFile(str(tmp_path / "folder"), "script:").save(Snapshot((TWO,)))
+    assert {path.name for path in tmp_path.iterdir()} == {"endpoints.json", "folder"}

@@ -11,6 +11,7 @@ from proxy.errors import ConfigError
 from proxy.upstream.discovery import DiscoveryPolicy, DnsPolicy, EtcdPolicy, FilePolicy, StaticPolicy, load_discovery
 from proxy.upstream.discovery import policy as policy_module
 from proxy.upstream.discovery.dns import DnsDiscovery
+from proxy.upstream.discovery.file import FILE_BYTES_MAX
 from proxy.upstream.endpoint import Snapshot
 from tests.support.following import following
 
@@ -115,6 +116,22 @@ async def test_a_changed_file_is_read_again_and_a_bad_one_changes_nothing(tmp_pa
         await seen.until_names("mq3:5672")
         assert "twice" in seen.snapshots[-1].rejected[0].reason
         assert not seen.discovery.status.stale
+
+
+async def test_a_file_that_is_far_too_large_is_not_read(tmp_path):
+    path = tmp_path / "nodes.yaml"
+    with path.open("wb") as file:
+        file.truncate(FILE_BYTES_MAX + 1)
+    async with following(DiscoveryPolicy(source="file", file=FilePolicy(str(path)))) as seen:
+        await seen.until(lambda: "larger than" in seen.discovery.status.last_error)
+
+
+async def test_an_empty_file_names_no_node(tmp_path):
+    path = tmp_path / "nodes.yaml"
+    path.touch()
+    async with following(DiscoveryPolicy(source="file", file=FilePolicy(str(path)))) as seen:
+        await seen.until(lambda: seen.told("discovery_emptied"))
+        assert seen.snapshots == [Snapshot(())]
 
 
 async def test_a_file_that_is_away_for_a_while_comes_back(tmp_path):
