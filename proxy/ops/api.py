@@ -17,10 +17,13 @@ from itertools import islice
 import orjson
 from aiohttp import web
 
+from proxy.net.census import SessionView
 from proxy.ops.page import CONTENT_POLICY, render_page
 from proxy.ops.telemetry import Telemetry
 from proxy.ops.vitals import Vitals
 from proxy.settings.policy import AdminPolicy
+from proxy.upstream.endpoint import DiscoveryStatus, Rejected
+from proxy.upstream.member import EndpointView
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -95,16 +98,17 @@ class AdminServer:
     async def _endpoints(self, request: web.Request) -> web.Response:
         del request
         now, vitals = _now(), self._vitals
-        discovery = asdict(vitals.discovery)
-        synced_at = discovery.pop("synced_at")
-        discovery["synced_age_s"] = None if synced_at is None else now - synced_at
+        discovery = _row(vitals.discovery)
+        del discovery["synced_at"]
+        synced_at = vitals.discovery.synced_at
+        discovery["synced_age_s"] = None if synced_at is None else round(now - synced_at, 3)
         return _json(
             200,
             {
-                "endpoints": [asdict(view) for view in vitals.pool.views(now)],
+                "endpoints": [_row(view) for view in vitals.pool.views(now)],
                 "usable": vitals.pool.usable(now),
                 "panic": vitals.pool.panicking(),
-                "rejected": [asdict(rejected) for rejected in vitals.rejected],
+                "rejected": [_row(rejected) for rejected in vitals.rejected],
                 "discovery": discovery,
             },
         )
@@ -113,7 +117,7 @@ class AdminServer:
         offset = _number(request.query, "offset", 0, 2**31)
         limit = _number(request.query, "limit", SESSIONS_PAGE, SESSIONS_PAGE_MAX)
         now, sessions = _now(), self._vitals.census.sessions
-        page = [asdict(session.view(now)) for session in islice(sessions.values(), offset, offset + limit)]
+        page = [_row(session.view(now)) for session in islice(sessions.values(), offset, offset + limit)]
         following = offset + limit if offset + limit < len(sessions) else None
         return _json(200, {"sessions": page, "total": len(sessions), "next_offset": following})
 
@@ -158,6 +162,11 @@ def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= most):
         raise web.HTTPBadRequest(reason=f"{name} must be a whole number from 0 to {most}")
     return int(text)
+
+
+def _row(view: DiscoveryStatus | EndpointView | Rejected | SessionView) -> dict[str, object]:
+    row: dict[str, object] = asdict(view)
+    return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def _json(status: int, content: object) -> web.Response:

@@ -93,7 +93,7 @@ class Telemetry(Collector):
 
     def _sessions(self) -> Iterator[Metric]:
         census = self._vitals.census
-        yield _counter("sidehop_sessions_opened", "Clients that got a session.", census.sessions_total)
+        yield _counter("sidehop_sessions_opened", "Clients that were accepted.", census.sessions_total)
         yield _counters("sidehop_sessions_ended", "Sessions that are over.", "reason", census.sessions_ended)
         yield _counters("sidehop_sessions_refused", "Clients turned away.", "reason", census.sessions_refused)
         # Endpoints that nothing happened at count 0: a rate needs a first value.

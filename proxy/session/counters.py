@@ -34,8 +34,16 @@ class Counters:
 
     def add(self, other: Counters) -> None:
         """Add another count to this one."""
-        for name in Counters.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        # Written out: a scrape adds up ten thousand sessions in one go, and a loop over the names takes 4 us each.
+        self.bytes_from_client += other.bytes_from_client
+        self.bytes_from_broker += other.bytes_from_broker
+        self.publishes += other.publishes
+        self.confirms += other.confirms
+        self.returns += other.returns
+        self.deliveries += other.deliveries
+        self.settles += other.settles
+        self.stale_acks += other.stale_acks
+        self.replayed_publishes += other.replayed_publishes
 
     def take(self) -> Counters:
         """Hand over what was counted and start at zero again."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.ops.telemetry import LABEL_VALUES_MAX, Telemetry
+from proxy.session.counters import Counters
 from proxy.upstream.endpoint import Endpoint, Rejected, Snapshot
 from tests.ops.sidecar import Session, Sidecar
 
@@ -203,3 +204,14 @@ async def test_names_follow_the_rules(sidecar):
         if family.name.startswith("sidehop_"):
             assert family.documentation.endswith(".")
             assert all(sample.name.endswith("_total") for sample in family.samples if family.type == "counter")
+
+
+def test_every_counter_is_added_up():
+    one, other = Counters(), Counters()
+    for number, name in enumerate(Counters.__slots__, start=1):
+        setattr(one, name, number)
+        setattr(other, name, 100 * number)
+    one.add(other)
+    assert [getattr(one, name) for name in Counters.__slots__] == [
+        101 * n for n in range(1, len(Counters.__slots__) + 1)
+    ]
