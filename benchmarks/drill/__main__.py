@@ -45,6 +45,7 @@ def main() -> int:
     minutes = len(orders.sequence()) * len(clients) * len(modes) * FAULT_S / 60
     _say(f"{len(clients)} clients x {len(modes)} ways x {len(orders.sequence())} faults: about {minutes:.0f} minutes")
     folder = Path(asked.folder or tempfile.mkdtemp(prefix="sidehop-drill-"))
+    folder.mkdir(parents=True, exist_ok=True)
     ports = stand.Ports(asked.port_base)
     verdicts: list[Verdict] = []
     try:
