@@ -224,8 +224,11 @@ class Health:
             self.end_ejection(now, "the ejection is over")
 
     def _probe_passed(self, kind: ProbeKind, now: float) -> None:
-        self._failures = self._backoff = 0
+        self._failures = 0
         self._successes += 1
+        # A hung broker lets every bare connection pass: that must not have it asked for an answer ever so often.
+        if not self._silent:
+            self._backoff = 0
         proven = kind == "handshake"
         if self.state == "suspect":
             answered = kind == "greeting" or (not self._silent and self._successes >= self._policy.rise)

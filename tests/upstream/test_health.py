@@ -177,6 +177,13 @@ class TestTheWayBack:
         patient = Patient(rise=3).saw("forced_close").probe(*[False] * 20, True)
         assert patient.next_probe == ("connect", 1.0)
 
+    def test_of_a_silent_one_is_not_hurried_by_bare_connections_that_pass(self):
+        patient = Patient(**LOGIN).saw("heartbeat_missed")
+        for _ in range(20):
+            patient.probe(True, True, False)
+        assert patient.next_probe == ("connect", 5.0)
+        assert patient.probe(True).next_probe == ("connect", 5.0)
+
 
 class TestProbation:
     @pytest.fixture
