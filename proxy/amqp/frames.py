@@ -50,7 +50,7 @@ class Inlet:
         """Regions to scan, as (buffer, start): the straddling frame if it is complete now, then the rest."""
         if not self._have:
             return [(chunk, 0)]
-        if self._have < 7:  # the size field itself is cut
+        if not self._need:  # the size field itself is cut, or there is none
             chunk = b"".join(self._pieces) + chunk
             self._reset()
             return [(chunk, 0)]
@@ -70,7 +70,7 @@ class Inlet:
             rest = buf[pos:]
             self._pieces.append(rest)
             self._have = len(rest)
-            if self._have >= 7:
+            if self._have >= 7 and rest[0] != PROTOCOL_HEADER[0]:
                 self._need = OVERHEAD_BYTES + int(HEAD.unpack_from(rest)[2])
 
     @property
