@@ -105,6 +105,8 @@ class Answers:
         journal = self.journal
         if channel.restart_deadline is not None and journal.now > channel.restart_deadline:
             return False
+        if any(request.request == CHANNEL_CLOSE for request in channel.pending):
+            return False
         recovered_at = journal.recovered_at
         soon = recovered_at is not None and journal.now < recovered_at + journal.policy.nack_hold_s
         return soon or journal.troubled(journal.now)
@@ -160,6 +162,8 @@ class Answers:
 
     def _got(self, channel: Channel, request: Pending, frame: bytes) -> None:
         """A message that was asked for: its tag shares the count of the deliveries."""
+        if len(frame) < 20:
+            raise BrokerError("delivery-tag outside its frame")
         self.counters.deliveries += 1
         tag = U64.unpack_from(frame, 11)[0] + channel.offset
         if tag <= channel.window.top:

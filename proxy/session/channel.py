@@ -26,7 +26,7 @@ class Pending:
 
     A hidden one is ours: its answer is swallowed. `answered` gets the reply's payload; what it changes in the
     journal happens only when the broker has agreed. `unnamed` is the client's own queue.declare where we put a name
-    in, for brokers whose permissions refuse that name.
+    in, for brokers whose permissions refuse that name. `dirty` is a commit of work, whose outcome a loss hides.
     """
 
     request: int
@@ -34,6 +34,7 @@ class Pending:
     hidden: bool = False
     answered: Callable[[bytes], None] | None = None
     no_ack: bool = False
+    dirty: bool = False
     unnamed: bytes = b""
 
 
@@ -219,6 +220,8 @@ class Channel:
             self.publish_left = NO_CONTENT
         elif self.publish_left != NO_CONTENT:
             self.discarding = True
+        # A close that waits for confirms will wait for those of the next broker.
+        self.settling_until = None
         self.restart_at = None
         self.restart_wanted = False
         self.pending = deque(request for request in self.pending if not request.hidden)

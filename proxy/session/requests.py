@@ -205,7 +205,7 @@ class Requests:
             self.journal.tell_client(channel.number, m.ChannelCloseOk())
 
     def _discard(self, channel: Channel, kind: int, frame: bytes) -> None:
-        if kind == HEADER and channel.publish_left == HEADER_DUE:
+        if kind == HEADER and channel.publish_left == HEADER_DUE and len(frame) >= 22:
             channel.publish_left = U64.unpack_from(frame, 11)[0]
         elif kind == BODY and channel.publish_left > 0:
             channel.publish_left -= len(frame) - 8
@@ -214,6 +214,7 @@ class Requests:
         if channel.publish_left <= 0:
             channel.publish_left = NO_CONTENT
             channel.discarding = False
+            channel.flowing = self.journal.attached and channel.restart_at is None
 
     def _forward(
         self,
@@ -411,10 +412,10 @@ class Requests:
         self._forward(channel, m.method_id(m.TxSelect), frame)
 
     def _tx_end(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        def clean(_: bytes) -> None:
-            channel.tx_dirty = False
-
-        self._forward(channel, U32.unpack_from(payload)[0], frame, clean)
+        ident = U32.unpack_from(payload)[0]
+        self._forward(channel, ident, frame)
+        channel.pending[-1].dirty = ident == m.TX_COMMIT and channel.tx_dirty
+        channel.tx_dirty = False
 
 
 def void(_: object) -> None:

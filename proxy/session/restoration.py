@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.session.channel import CONFIRM, TX, Channel, Pending
@@ -121,11 +123,15 @@ class Restoration:
         """Answer what the loss of the broker itself has answered, and take back the rest."""
         journal = self.journal
         channel.detach()
-        kept = [request for request in channel.pending if not self._implied(channel, request)]
-        channel.pending.clear()
-        channel.pending.extend(kept)
-        if channel.mode == TX and (channel.tx_dirty or any(r.request == m.TX_COMMIT for r in kept)):
-            committing = any(request.request == m.TX_COMMIT for request in kept)
+        asked = list(channel.pending)
+        # In order: an answer may not overtake that of an earlier request, which the next broker gives.
+        while asked and self._implied(channel, asked[0]):
+            del asked[0]
+        channel.pending = deque(asked)
+        if journal.channels[channel.number] is not channel:
+            return  # the client had asked to close it
+        committing = any(request.dirty for request in asked)
+        if channel.mode == TX and (channel.tx_dirty or committing):
             outcome = b"transaction outcome unknown" if committing else b"uncommitted transaction rolled back"
             text = b"INTERNAL_ERROR - broker connection lost, " + outcome
             journal.tell_client(
@@ -145,7 +151,7 @@ class Restoration:
             journal.tell_client(channel.number, m.BasicRecoverOk())
         elif request.request == m.TX_ROLLBACK:
             journal.tell_client(channel.number, m.TxRollbackOk())
-        elif request.request == m.TX_COMMIT and not channel.tx_dirty:
+        elif request.request == m.TX_COMMIT and not request.dirty:
             journal.tell_client(channel.number, m.TxCommitOk())
         elif request.request == m.method_id(m.ConfirmSelect):
             # The replay selects it again, since the mode is remembered.
@@ -168,10 +174,15 @@ class Restoration:
         channel.restart_at = None
         asked = list(channel.pending)
         channel.pending.clear()
+        frame = method_frame(channel.number, m.ChannelOpen())
+        opening = None
         if channel.opened:
-            frame = method_frame(channel.number, m.ChannelOpen())
+            opening = Pending(CHANNEL_OPEN, frame, hidden=True)
+        elif asked and asked[0].request == CHANNEL_OPEN:
+            opening = asked.pop(0)  # the client may have gone on without waiting for open-ok
+        if opening is not None:
             out.append(frame)
-            channel.pending.append(Pending(CHANNEL_OPEN, frame, hidden=True))
+            channel.pending.append(opening)
             if channel.mode == TX:
                 frame = method_frame(channel.number, m.TxSelect())
                 out.append(frame)
@@ -185,7 +196,7 @@ class Restoration:
         for request in asked:
             out.append(request.frame)
             channel.pending.append(request)
-        channel.flowing = True
+        channel.flowing = not channel.discarding
 
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal
