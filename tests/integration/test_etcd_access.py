@@ -14,12 +14,17 @@ from proxy.upstream.discovery.registry import RegistryError
 from tests.support.certificates import Authority
 from tests.support.etcd import Account, Etcd, Tls
 from tests.support.following import following
+from tests.support.ports import free_port
+from tests.support.relay import Relay
 
 pytestmark = pytest.mark.integration
 
 PREFIX = "/mq/nodes/"
 NODE = "http://127.0.0.1:5672"
 ROOT = "root:root"
+AUTHENTICATIONS = (
+    'grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}'
+)
 both_clients = pytest.mark.parametrize("client", ["http", "etcd3"])
 
 
@@ -69,8 +74,8 @@ def authority(tmp_path_factory) -> Authority:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory) -> Iterator[Etcd]:
-    """Authentication is on; a token that nobody uses for a second is void."""
-    with running(Etcd(tmp_path_factory.mktemp("guarded"), flags=("--auth-token-ttl", "1"))) as etcd:
+    """Authentication is on."""
+    with running(Etcd(tmp_path_factory.mktemp("guarded"))) as etcd:
         turn_auth_on(etcd)
         etcd.ctl("put", PREFIX + "mq1", NODE)
         yield etcd
@@ -106,17 +111,37 @@ async def test_a_denied_watch_does_not_hang(guarded, client):
 
 
 @both_clients
-async def test_an_expired_token_is_replaced(guarded, client):
-    # The next comparison comes when the token has been idle for longer than it lives.
-    slow = impatient(guarded, client, user="reader", password="first", reconcile_s=2.5)
-    async with following(discovery(slow)) as seen:
-        await seen.until_names("mq1")
-        await seen.until(lambda: seen.discovery.status.errors)
-        assert "invalid auth token" in seen.discovery.status.last_error
-        guarded.ctl("put", PREFIX + "mq2", NODE)
-        await seen.until_names("mq1", "mq2")
-        assert not seen.discovery.status.stale
-    guarded.ctl("del", PREFIX + "mq2")
+async def test_an_expired_token_is_replaced(tmp_path, client):
+    with running(Etcd(tmp_path, flags=("--auth-token-ttl", "1"))) as etcd:
+        turn_auth_on(etcd)
+        etcd.ctl("put", PREFIX + "mq1", NODE)
+        # The next comparison comes when the token has been idle for longer than it lives.
+        slow = impatient(etcd, client, user="reader", password="first", reconcile_s=2.5)
+        async with following(discovery(slow)) as seen:
+            await seen.until_names("mq1")
+            await seen.until(lambda: seen.discovery.status.errors)
+            assert "invalid auth token" in seen.discovery.status.last_error
+            etcd.ctl("put", PREFIX + "mq2", NODE)
+            await seen.until_names("mq1", "mq2")
+            assert not seen.discovery.status.stale
+
+
+@both_clients
+async def test_a_token_is_kept_over_an_outage(guarded, client):
+    before = guarded.metric(AUTHENTICATIONS)
+    async with Relay(guarded.port, free_port()) as relay:
+        far = impatient(guarded, client, user="reader", password="first", reconcile_s=0.2, retry_max_s=0.1)
+        async with following(discovery(replace(far, endpoints=(f"http://127.0.0.1:{relay.port}",)))) as seen:
+            await seen.until_names("mq1")
+            for _ in range(3):
+                await seen.until(lambda: not seen.discovery.status.stale and relay.open)
+                errors = seen.discovery.status.errors
+                relay.refuse()
+                relay.cut()
+                await seen.until(lambda errors=errors: seen.discovery.status.errors >= errors + 2)
+                await relay.accept()
+            await seen.until(lambda: not seen.discovery.status.stale)
+    assert guarded.metric(AUTHENTICATIONS) == before + 1
 
 
 @both_clients

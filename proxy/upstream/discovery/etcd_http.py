@@ -168,7 +168,8 @@ class GatewayRegistry:
         except (aiohttp.ClientError, OSError) as error:
             raise RegistryError(f"{where}: {error or type(error).__name__}") from error
         except msgspec.MsgspecError as error:
-            raise RegistryError(f"{where}: the answer is not etcd's: {error}") from error
+            # Some releases answer a bad token with nothing at all (etcd issues 15256 and 20332).
+            raise RegistryError(f"{where}: the answer is not etcd's: {error}", auth=True) from error
 
     def refused(self, status: int, answer: bytes) -> RegistryError:
         """Say what etcd refused, and what can be done where that is known."""
@@ -192,7 +193,8 @@ class GatewayRegistry:
                 " - if etcd itself is well: with --client-cert-auth its server certificate also needs the extended key"
                 " usage clientAuth, because the gateway calls etcd with it; or set discovery.etcd.client to etcd3"
             )
-        return RegistryError(text, auth=status in (401, 403) or about_auth(message))
+        # Texts and codes for a bad token differ between versions; these at least say that etcd itself is well.
+        return RegistryError(text, auth=status in (400, 401, 403, 500) or about_auth(message))
 
     def ended(self, reason: str) -> RegistryError:
         """Say why a watch is over."""
