@@ -90,6 +90,19 @@ def start_sidehop(tmp_path: Path) -> Iterator[Callable[..., Sidehop]]:
             proxy.kill()
 
 
+@pytest.fixture(scope="module")
+def shared_sidehop(booted_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidehop]:
+    """One proxy for all tests of a module that ask for it, as `sidehop`. Each leaves it without clients."""
+    booted_cluster.make_whole()
+    nodes = (part for address in booted_cluster.addresses for part in ("--node", address))
+    proxy = Sidehop(tmp_path_factory.mktemp("sidehop"), free_port(), free_port(), *nodes)
+    try:
+        yield proxy.start()
+        proxy.stop()
+    finally:
+        proxy.kill()
+
+
 @pytest.fixture
 def sidehop(cluster: Cluster, start_sidehop: Callable[..., Sidehop]) -> Sidehop:
     """A ready proxy in front of the three brokers, from a static list: no etcd involved."""
