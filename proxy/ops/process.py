@@ -121,9 +121,10 @@ class Sidecar:
             self._report(Report("internal_error", {"stack": bugs}))
             return "a part of it failed; the log has the stack"
         finally:
+            cut = len(self._census.sessions)
             await self._server.close()
             await self._admin.close()
-        self._report(Report("stopped", {"reason": self._stop_reason}))
+        self._report(Report("stopped", {"reason": self._stop_reason, "sessions_cut": cut}))
         return ""
 
     async def _start(self) -> str:

@@ -107,6 +107,7 @@ def test_the_grace_period_bounds_that(start):
     with process.connect():
         process.running.send_signal(signal.SIGTERM)
         assert process.end() == (0, "stopped")
+        assert process.lines[-1]["sessions_cut"] == 1
 
 
 def test_a_second_signal_ends_it_at_once(start):
@@ -173,6 +174,61 @@ def test_a_broker_that_is_not_there_makes_it_not_ready_and_says_why(start):
     assert f"{node} is down" in body
     process.running.send_signal(signal.SIGTERM)
     assert process.end() == (0, "stopped")
+
+
+PLUG_IN = """
+import asyncio
+from proxy.errors import ConfigError
+from proxy.upstream.endpoint import Endpoint, Rejected, Snapshot
+
+class Source:
+    def __init__(self, options, rng):
+        self.options = options
+
+    async def run(self, answer, fail):
+        if "wrong" in self.options:
+            raise ConfigError("discovery.options.wrong: remove it")
+        if "bug" in self.options:
+            raise RuntimeError("a bug of the plug-in")
+        answer(Snapshot((Endpoint("mq1", self.options["host"], 1),), (Rejected("mq2", "no address"),)))
+        await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture
+def plug_in(tmp_path):
+    """The environment of a process that has a discovery plug-in called `mine` installed."""
+    (tmp_path / "mine.py").write_text(PLUG_IN)
+    installed = tmp_path / "mine-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[sidehop.discoveries]\nmine = mine:Source\n")
+    return {"PYTHONPATH": str(tmp_path), "SIDEHOP_DISCOVERY__SOURCE": "mine"}
+
+
+def test_a_discovery_of_a_third_party_is_used_and_gets_its_options(start, plug_in):
+    process = start(nodes=(), environment={**plug_in, "SIDEHOP_DISCOVERY__OPTIONS__HOST": "127.0.0.1"})
+    process.wait_for("discovery_rejected")
+    body = json.loads(process.get("/api/v1/endpoints")[1])
+    assert [endpoint["address"] for endpoint in body["endpoints"]] == ["127.0.0.1:1"]
+    assert body["rejected"] == [{"key": "mq2", "reason": "no address"}]
+    process.running.send_signal(signal.SIGTERM)
+    assert process.end() == (0, "stopped")
+
+
+def test_what_a_source_finds_wrong_after_the_start_has_exit_code_2(start, plug_in):
+    process = start(nodes=(), environment={**plug_in, "SIDEHOP_DISCOVERY__OPTIONS__WRONG": "1"})
+    assert process.end() == (2, "started")
+    assert process.running.stderr.read() == (
+        "sidehop: the configuration is refused:\n  discovery.options.wrong: remove it\n"
+    )
+
+
+def test_a_bug_in_a_part_of_the_process_ends_it_with_the_stack_in_the_log(start, plug_in):
+    process = start(nodes=(), environment={**plug_in, "SIDEHOP_DISCOVERY__OPTIONS__BUG": "1"})
+    assert process.end() == (1, "internal_error")
+    assert "a bug of the plug-in" in process.lines[-1]["stack"]
+    assert process.running.stderr.read() == "sidehop: a part of it failed; the log has the stack\n"
 
 
 def test_planted_secrets_appear_nowhere(start, tmp_path):
