@@ -22,7 +22,7 @@
 #
 # Environment:
 #   CLUSTER_DIR          state folder (required)
-#   CLUSTER_PORT_BASE    25600; +0 epmd, +10+N AMQP, +20+N HTTP, +30+N Erlang distribution, +40..+99 command line tools
+#   CLUSTER_PORT_BASE    25600; +0 epmd, +1..+9 not used, +10+N AMQP, +20+N HTTP, +30+N Erlang distribution, +40..+99 command line tools
 #   CLUSTER_NODES        3
 #   CLUSTER_NODE_PREFIX  mq; the nodes are mq1@localhost, mq2@localhost, ...
 #   CLUSTER_PLUGINS      rabbitmq_management

@@ -139,7 +139,7 @@ class Lab:
 
     def __init__(self, folder: Path, port_base: int, nodes: int) -> None:
         self.folder = folder
-        self.etcd = Etcd(folder / "etcd", port_base + 100)
+        self.etcd = Etcd(folder / "etcd", port_base + 1)
         self.numbers = list(range(1, nodes + 1))
         self._port_base = port_base
         self._environment = {
@@ -349,15 +349,16 @@ def main(arguments: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop)
+    options = parse(arguments)
     lab = Lab(
         Path(os.environ.get("LAB_DIR", ROOT / ".lab")).resolve(),
         int(os.environ.get("LAB_PORT_BASE", "25600")),
         int(os.environ.get("LAB_NODES", "3")),
     )
     try:
-        return perform(lab, parse(arguments))
+        return perform(lab, options)
     except KeyboardInterrupt:
-        return 130
+        return 0 if options.command == "run" else 130
     except Failure as failure:
         say(f"error: {failure}")
         return 1

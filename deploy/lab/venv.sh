@@ -36,10 +36,7 @@ make_venv() {
   "$python" -m venv $venv
 }
 
-# "dev" includes "try".
-is_installed() {
-  [ -x $venv/bin/sidehop ] && { [ "$(cat $stamp 2>/dev/null)" = "$wanted $extra" ] || [ "$(cat $stamp 2>/dev/null)" = "$wanted dev" ]; }
-}
+is_installed() { [ -x $venv/bin/sidehop ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted $extra" ]; }
 
 compiled_is_stale() {
   local product source
@@ -76,6 +73,8 @@ install() {
   echo "$wanted $extra" >$stamp
 }
 
+# "dev" includes "try": what a developer has stays.
+case "$(cat $stamp 2>/dev/null)" in *" dev") extra=dev ;; esac
 if ! is_installed; then
   install
 elif compiled_is_stale; then
