@@ -28,6 +28,7 @@ from proxy.upstream.discovery.registry import (
     about_auth,
     member,
     prefix_end,
+    tls_context,
 )
 
 try:
@@ -58,6 +59,7 @@ class GrpcRegistry:
         self._policy = policy
         self._members = [member(url) for url in policy.endpoints]
         self._index = first_member
+        tls_context(policy)  # gRPC takes the files only when it connects; a wrong path should end the start
         # One call at a time; the second thread is for closing a channel whose call hangs.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="etcd3")
         self._client: Any = None

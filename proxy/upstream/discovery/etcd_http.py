@@ -17,7 +17,6 @@ from contextlib import contextmanager
 import aiohttp
 import msgspec
 
-from proxy.errors import ConfigError
 from proxy.upstream.discovery.registry import (
     ANSWER_BYTES_MAX,
     EtcdPolicy,
@@ -26,8 +25,10 @@ from proxy.upstream.discovery.registry import (
     RegistryError,
     Watch,
     about_auth,
+    load_certificates,
     member,
     prefix_end,
+    tls_context,
 )
 
 
@@ -87,7 +88,7 @@ class GatewayRegistry:
         self._policy = policy
         self._members = [member(url).url for url in policy.endpoints]
         self._index = first_member
-        self._tls = _tls_context(policy)
+        self._tls = tls_context(policy)
         self._session: aiohttp.ClientSession | None = None
         self._token = ""
         key = policy.prefix.encode()
@@ -124,7 +125,7 @@ class GatewayRegistry:
             self._token = ""
         if self._tls is not None:
             try:
-                _load_files(self._tls, self._policy)
+                load_certificates(self._tls, self._policy)
             except (OSError, ssl.SSLError):
                 return  # half-written by a rotation: the old ones are as good as any until the next failure
 
@@ -276,25 +277,6 @@ async def _bounded(response: aiohttp.ClientResponse) -> bytes:
             response.close()
             raise RegistryError(f"the answer is longer than {ANSWER_BYTES_MAX} bytes: is etcd.prefix right?")
     return bytes(answer)
-
-
-def _tls_context(policy: EtcdPolicy) -> ssl.SSLContext | None:
-    if not any(url.startswith("https://") for url in policy.endpoints):
-        return None
-    try:
-        context = ssl.create_default_context(cafile=policy.ca or None)
-        _load_files(context, policy)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"discovery.etcd: ca, cert or key cannot be used: {error}") from error
-    return context
-
-
-def _load_files(context: ssl.SSLContext, policy: EtcdPolicy) -> None:
-    """Also takes effect on a context in use, for new handshakes: rotated certificates need no restart."""
-    if policy.ca:
-        context.load_verify_locations(policy.ca)
-    if policy.cert:
-        context.load_cert_chain(policy.cert, policy.key)
 
 
 def _base64(raw: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -178,6 +179,26 @@ class Registry(Protocol):
     async def close(self) -> None:
         """Free everything."""
         ...
+
+
+def tls_context(policy: EtcdPolicy) -> ssl.SSLContext | None:
+    """What the policy's files make, None if no member speaks TLS. Raises `ConfigError`."""
+    if not any(url.startswith("https://") for url in policy.endpoints):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=policy.ca or None)
+        load_certificates(context, policy)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"discovery.etcd: ca, cert or key cannot be used: {error}") from error
+    return context
+
+
+def load_certificates(context: ssl.SSLContext, policy: EtcdPolicy) -> None:
+    """Read them from disk. A context in use takes them for new handshakes: rotated ones need no restart."""
+    if policy.ca:
+        context.load_verify_locations(policy.ca)
+    if policy.cert:
+        context.load_cert_chain(policy.cert, policy.key)
 
 
 def prefix_end(prefix: bytes) -> bytes:

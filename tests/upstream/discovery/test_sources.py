@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import sys
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
@@ -58,16 +59,26 @@ def test_nonsense_is_refused_by_its_key(policy, key):
         (DiscoveryPolicy(), "static.nodes"),
         (DiscoveryPolicy(source="file"), "file.path"),
         (DiscoveryPolicy(source="dns"), "dns.name"),
-        (
-            DiscoveryPolicy(source="etcd", etcd=EtcdPolicy(endpoints=("https://mq1",), ca="/does/not/exist")),
-            "ca, cert or key",
-        ),
         (DiscoveryPolicy(source="consul"), "dns, etcd, file, static"),
     ],
 )
 def test_a_source_that_cannot_work_is_refused_at_start(policy, key):
     with pytest.raises(ConfigError, match=key):
         load_discovery(policy, print, random.Random(1))
+
+
+@pytest.mark.parametrize("client", ["http", "etcd3"])
+def test_certificates_that_cannot_be_read_are_refused_at_start(client):
+    etcd = EtcdPolicy(endpoints=("https://mq1",), ca="/does/not/exist", client=client)
+    with pytest.raises(ConfigError, match="ca, cert or key"):
+        load_discovery(DiscoveryPolicy(source="etcd", etcd=etcd), print, random.Random(1))
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "etcd3", None)
+    monkeypatch.delitem(sys.modules, "proxy.upstream.discovery.etcd_grpc", raising=False)
+    with pytest.raises(ConfigError, match=r"pip install 'sidehop\[etcd3\]'"):
+        load_discovery(DiscoveryPolicy(source="etcd", etcd=EtcdPolicy(client="etcd3")), print, random.Random(1))
 
 
 def test_a_password_is_not_shown():
