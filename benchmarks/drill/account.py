@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 from benchmarks.drill.faults import Fault
 
+# A silence that begins later than this after a fault is another one's: the node's return, or the machine's.
+EFFECT_S = 10.0
+
 
 class Entry(NamedTuple):
     """One line that an application told: when (monotonic seconds), what, of which message, with which detail."""
@@ -117,22 +120,26 @@ def _add_waits(
     verdict.confirm_gap_per_fault_ms = spread([length for length, _ in confirm_gaps])
     verdict.delivery_gap_per_fault_ms = spread([length for length, _ in delivery_gaps])
     recovered_s = [
-        max(confirm[1], delivery[1]) - fault.at_s
-        for (fault, _), confirm, delivery in zip(windows, confirm_gaps, delivery_gaps, strict=True)
+        max(longest_gap(moments, fault.at_s, until_s, fault.at_s + EFFECT_S)[1] for moments in (confirms, deliveries))
+        - fault.at_s
+        for fault, until_s in windows
     ]
     verdict.recovery_ms = spread(recovered_s)
     verdict.per_fault = [
         {"kind": fault.kind, "node": fault.node, "on_node": fault.role, "confirm_gap_ms": _ms(confirm[0]),
          "delivery_gap_ms": _ms(delivery[0]), "recovered_ms": _ms(took_s)}
-        for (fault, _), confirm, delivery, took_s in zip(windows, confirm_gaps, delivery_gaps, recovered_s, strict=True)
+        for fault, confirm, delivery, took_s in zip(faults, confirm_gaps, delivery_gaps, recovered_s, strict=True)
     ]  # fmt: skip
 
 
-def longest_gap(moments: Sequence[float], start_s: float, until_s: float) -> tuple[float, float]:
-    """The longest silence that reaches into [start, until], as (seconds, when it ended)."""
+def longest_gap(
+    moments: Sequence[float], start_s: float, until_s: float, begins_by_s: float = math.inf
+) -> tuple[float, float]:
+    """The longest silence that reaches into [start, until] and began in time, as (seconds, when it ended)."""
     before = [moment for moment in moments if moment <= start_s]
     edges = [before[-1] if before else start_s, *(m for m in moments if start_s < m <= until_s), until_s]
-    return max(((later - earlier, later) for earlier, later in itertools.pairwise(edges)), default=(0.0, 0.0))
+    gaps = ((later - earlier, later) for earlier, later in itertools.pairwise(edges) if earlier <= begins_by_s)
+    return max(gaps, default=(0.0, start_s))
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:

@@ -69,6 +69,10 @@ def test_silence_to_the_end_of_the_window_is_a_gap():
     assert longest_gap([1.0], start_s=2.0, until_s=9.0) == (8.0, 9.0)
 
 
+def test_a_silence_that_begins_later_does_not_belong_to_the_fault():
+    assert longest_gap([1.0, 2.0, 3.0, 20.0], start_s=1.5, until_s=25.0, begins_by_s=2.5) == (1.0, 3.0)
+
+
 def test_waits_are_told_per_fault():
     publisher = [entry for at_s in (1.0, 2.0, 5.0, 6.0, 7.0) for entry in published(int(at_s), at_s=at_s)]
     publisher += [Entry(at_s, "confirmed", int(at_s), None) for at_s in (1.0, 2.0, 5.0, 6.0, 7.0)]
