@@ -167,7 +167,8 @@ class Pool:
         if member is None:
             return
         if outcome in _TIMED:
-            member.times.setdefault(outcome, PeakEwma()).observe(value_s, now)
+            ewma = member.times.get(outcome) or member.times.setdefault(outcome, PeakEwma())
+            ewma.observe(value_s, now)
         turn, due_s = member.health.turn, member.health.next_probe_at_s
         member.health.observe(outcome, now)
         if member.health.ejectable and not member.withdrawn and self._may_eject(member):

@@ -193,5 +193,5 @@ def views_on_probation(views, offered):
     return any(views[name].state == "suspect" for name in offered)
 
 
-Promises.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Promises.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestPromises = pytest.mark.timeout(280)(Promises.TestCase)
