@@ -18,7 +18,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "started": ("info", "Listening; the configuration was accepted."),
     "stopping": ("info", "A stop signal arrived; sessions may finish until the grace period ends."),
     "stopped": ("info", "All sessions are over."),
-    "internal_error": ("error", "A bug: one session was ended with 541, the others live. The stack is attached."),
+    "internal_error": ("error", "A bug, with its stack: one session was ended with 541, or the process if no session was concerned."),
     "log_lines_dropped": ("warning", "The log was read too slowly; so many lines are lost."),
     "library_complained": ("warning", "A library that Sidehop uses had something to say."),
     # sessions

@@ -62,6 +62,14 @@ def test_the_places_add_up_key_by_key(tmp_path):
     assert settings.discovery.options == {"a": 1, "b": "3"}
 
 
+def test_options_of_a_plug_in_may_be_nested_and_the_stronger_place_wins_key_by_key(tmp_path):
+    text = "discovery: {options: {a: {b: 1, c: 2}, d: 3, e: {f: 4}}}"
+    environment = {"SIDEHOP_DISCOVERY__OPTIONS__A__B": "5", "SIDEHOP_DISCOVERY__OPTIONS__D__X": "6"}
+    environment["SIDEHOP_DISCOVERY__OPTIONS__E"] = "7"
+    options = accepted(tmp_path, text, environment).discovery.options
+    assert options == {"a": {"b": "5", "c": 2}, "d": {"x": "6"}, "e": "7"}
+
+
 def test_a_list_replaces_a_list(tmp_path):
     text = "discovery: {etcd: {endpoints: [http://a:2379]}}"
     environment = {"SIDEHOP_DISCOVERY__ETCD__ENDPOINTS": "http://b:2379, http://c:2379"}
@@ -158,6 +166,18 @@ def test_node_mappings_and_empty_sections_are_understood(tmp_path):
             "FILE line 1: could not determine a constructor for the tag ...",
         ),
         ("listen: {host: '\x01'}", "FILE: the file holds characters that YAML does not allow"),
+        (
+            "admin: {host: ''}",
+            (
+                "admin: host must not be empty (0.0.0.0 or :: mean every address) "
+                "(given admin.host = '' from FILE line 1)"
+            ),
+        ),
+        ("admin: {port: -1}", "admin: port must be 0 (any free one) to 65535 (given admin.port = -1 from FILE line 1)"),
+        (
+            "log: {queue_bytes_max: 1}",
+            "log: queue_bytes_max must be at least 65536 (given log.queue_bytes_max = 1 from FILE line 1)",
+        ),
         (
             "listen: {port: 4000}\nadmin: {port: 4000}",
             "listen.port and admin.port are the same on one host; give them different ports",

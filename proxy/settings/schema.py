@@ -85,8 +85,6 @@ def _plain(value: object) -> object:
         return {key: HIDDEN if names_secret(str(key)) else _plain(each) for key, each in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(each) for each in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return as_shown(value)
     return value
 
 
@@ -187,7 +185,9 @@ def _gathered(path: KeyPath, inner: Mapping[KeyPath, Given]) -> Given:
         if not below:
             return given
         for part in below[:-1]:
-            level = level.setdefault(part, {})
+            if not isinstance(level.get(part), dict):  # a stronger place may have keys where a weaker one has a value
+                level[part] = {}
+            level = level[part]
         level[below[-1]] = given.value
     origin = ", ".join(dict.fromkeys(given.origin for given in inner.values()))
     return Given(whole, origin, text=any(given.text for given in inner.values()))
