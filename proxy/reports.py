@@ -17,8 +17,8 @@ EVENTS: dict[str, tuple[Level, str]] = {
     # the process
     "started": ("info", "Listening; the configuration was accepted."),
     "stopping": ("info", "A stop signal arrived; sessions may finish until the grace period ends."),
-    "stopped": ("info", "All sessions are over."),
-    "internal_error": ("error", "A bug, with its stack: one session was ended with 541, or the process if no session was concerned."),
+    "stopped": ("info", "The end; sessions_cut counts clients that were still there."),
+    "internal_error": ("error", "A bug, with its stack: it ended one session with 541, or the process if it was in no session."),
     "log_lines_dropped": ("warning", "The log was read too slowly; so many lines are lost."),
     "library_complained": ("warning", "A library that Sidehop uses had something to say."),
     # sessions
