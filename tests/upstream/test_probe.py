@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from random import Random
 
 import pytest
+import trustme
 
 from proxy.amqp.frames import method_frame
 from proxy.amqp.methods import ConnectionClose, ConnectionCloseOk, ConnectionOpenOk, ConnectionStart, ConnectionTune
@@ -14,7 +16,7 @@ from proxy.upstream.balance import BalancePolicy, load_balancer
 from proxy.upstream.endpoint import Endpoint, Snapshot
 from proxy.upstream.health import HealthPolicy
 from proxy.upstream.pool import Pool, PoolPolicy
-from proxy.upstream.probe import Prober
+from proxy.upstream.probe import PROBES_MAX, Prober
 
 START = method_frame(0, ConnectionStart(0, 9, b"", b"PLAIN", b"en_US"))
 TUNE = method_frame(0, ConnectionTune(2047, 131072, 60))
@@ -31,10 +33,18 @@ class Server:
     def __init__(self, *pieces) -> None:
         self.pieces = pieces
         self.heard = []
-        self.connections = 0
+        self.connections = self.open = self.open_max = 0
 
     async def serve(self, reader, writer):
         self.connections += 1
+        self.open += 1
+        self.open_max = max(self.open_max, self.open)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self.open -= 1
+
+    async def _serve(self, reader, writer):
         with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             for piece in self.pieces:
                 chunk = await reader.read(65536)
@@ -51,15 +61,16 @@ class Server:
 class World:
     """One endpoint, its prober, and a way to wait for what they come to."""
 
-    def __init__(self, port, policy, **facts) -> None:
+    def __init__(self, port, policy, tls=None, count=1) -> None:
         rng = Random(1)
         self.said = []
         self.changed = asyncio.Event()
         self.pool = Pool(
             PoolPolicy(), policy, load_balancer("first", BalancePolicy(), rng), rng, lambda report: self.hear(report)
         )
-        self.prober = Prober(self.pool, policy, None, self.hear)
-        self.pool.apply(Snapshot((Endpoint("mq1", "127.0.0.1", port, **facts),)), 0.0)
+        self.prober = Prober(self.pool, policy, tls, self.hear)
+        endpoints = [Endpoint(f"mq{n}", "127.0.0.1", port, tls=tls is not None) for n in range(1, count + 1)]
+        self.pool.apply(Snapshot(tuple(endpoints)), 0.0)
 
     def hear(self, report):
         self.said.append(report)
@@ -68,8 +79,8 @@ class World:
     def view(self):
         return self.pool.views(asyncio.get_running_loop().time())[0]
 
-    def saw(self, outcome):
-        self.pool.observe("mq1", outcome, asyncio.get_running_loop().time())
+    def saw(self, outcome, name="mq1"):
+        self.pool.observe(name, outcome, asyncio.get_running_loop().time())
 
     async def until(self, fact):
         while not fact():
@@ -84,11 +95,12 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def probed(*pieces, http=None, facts=None, **policy):
+async def probed(*pieces, http=None, facts=None, server_tls=None, **policy):
     """A world around a server that answers with these pieces, its prober running."""
     server, web = Server(*pieces), Server(http)
     async with contextlib.AsyncExitStack() as stack:
-        listener = await stack.enter_async_context(await asyncio.start_server(server.serve, "127.0.0.1", 0))
+        listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=server_tls)
+        await stack.enter_async_context(listener)
         if http is not None:
             web_listener = await stack.enter_async_context(await asyncio.start_server(web.serve, "127.0.0.1", 0))
             policy |= {"http_port": web_listener.sockets[0].getsockname()[1], "user": "sidehop", "password": "secret"}
@@ -180,12 +192,36 @@ async def test_a_refused_login_is_reported_once_and_is_not_held_against_the_endp
 
 
 async def test_a_tls_endpoint_is_not_shaken_hands_with_in_clear():
-    async with probed(START, facts={"tls": True}, **LOGIN) as world:
+    async with probed(START, facts={"tls": ssl.create_default_context()}, **LOGIN) as world:
         told = asyncio.get_running_loop().create_future()
         world.pool.on_down(lambda name, cause: told.done() or told.set_result(cause))
         world.saw("forced_close")
         await asyncio.wait_for(told, 10)
         assert all(chunk.startswith(b"\x16\x03") for chunk in world.server.heard)
+
+
+@pytest.mark.parametrize(("trusted", "state"), [(True, "up"), (False, "down")])
+async def test_a_tls_endpoint_must_show_a_certificate_we_trust(trusted, state):
+    authority, server_tls = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(server_tls)
+    tls = ssl.create_default_context()
+    (authority if trusted else trustme.CA()).configure_trust(tls)
+    handshake = (START, TUNE, OPEN_OK, CLOSE_OK)
+    async with probed(*handshake, server_tls=server_tls, facts={"tls": tls}, **LOGIN) as world:
+        world.pool.on_due(world.changed.set)
+        world.saw("heartbeat_missed")
+        await world.until(lambda: world.view().state == "up" or world.view().probes_failed)
+        assert world.view().state == state
+
+
+async def test_no_more_than_so_many_probes_are_under_way_at_once():
+    async with probed(None, facts={"count": 4 * PROBES_MAX}) as world:
+        world.pool.on_due(world.changed.set)
+        for n in range(1, 4 * PROBES_MAX + 1):
+            world.saw("heartbeat_missed", f"mq{n}")
+        await world.until(lambda: all(view.probes_failed for view in world.pool.views(0.0)))
+        # The server may see the end of one after the beginning of the next.
+        assert PROBES_MAX <= world.server.open_max <= 2 * PROBES_MAX
 
 
 async def test_a_host_name_that_cannot_be_is_a_failure_and_no_more():
