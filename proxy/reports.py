@@ -18,7 +18,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "started": ("info", "Listening; the configuration was accepted."),
     "stopping": ("info", "A stop signal arrived; sessions may finish until the grace period ends."),
     "stopped": ("info", "The end; sessions_cut counts clients that were still there."),
-    "internal_error": ("error", "A bug, with its stack: it ended one session with 541, or the process if it was in no session."),
+    "internal_error": ("error", "A bug, with its stack: it ended one session with 541, or else the process."),
     "log_lines_dropped": ("warning", "The log was read too slowly; so many lines are lost."),
     "library_complained": ("warning", "A library that Sidehop uses had something to say."),
     # sessions
