@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -42,10 +41,11 @@ def main() -> int:
     except (stand.StandError, OSError) as error:
         print(f"the measurement could not go on: {error}", file=sys.stderr)
         return 2
+    print(stand.circumstances())
     for mode, row in figures.items():
         print(f"{mode:8} " + ", ".join(f"{key} {value:,}" for key, value in row.items()))
     if asked.json:
-        report = {"python": platform.python_version(), "sessions": asked.sessions, "figures": figures}
+        report = {"notes": [stand.circumstances()], "sessions": asked.sessions, "figures": figures}
         Path(asked.json).write_text(json.dumps(report, indent=1) + "\n")
     return 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +53,15 @@ class Ports:
     @property
     def fake_broker(self) -> int:
         return self.base + 103
+
+
+def circumstances() -> str:
+    """When, where, and how busy the machine was already: a figure without it can't be judged."""
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {platform.machine()}, "
+        f"{os.cpu_count()} cores, load average before the run {os.getloadavg()[0]:.1f}, "
+        f"Sidehop {'compiled' if list((ROOT / 'proxy').rglob('*.so')) else 'not compiled'}"
+    )
 
 
 def end_on_sigterm() -> None:
@@ -213,7 +224,7 @@ def way(mode: str, folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iter
             yield [f"127.0.0.1:{ports.sidehop}"], program
 
 
-def await_listening(program: Program, port: int, timeout_s: float = 10.0) -> None:
+def await_listening(program: Program, port: int, timeout_s: float = 30.0) -> None:
     """Return when something accepts on the port; raise StandError when the program ends or time is up."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -225,7 +236,7 @@ def await_listening(program: Program, port: int, timeout_s: float = 10.0) -> Non
         time.sleep(0.005)
 
 
-def await_ready(program: Program, admin: int, timeout_s: float = 20.0) -> None:
+def await_ready(program: Program, admin: int, timeout_s: float = 60.0) -> None:
     """Return when Sidehop's /readyz answers 200."""
     deadline = time.monotonic() + timeout_s
     while True:

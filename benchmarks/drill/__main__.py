@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import sys
@@ -36,7 +34,8 @@ def main() -> int:
     clients, modes = asked.clients.split(","), asked.modes.split(",")
     notes = [
         f"{asked.rate}/s, prefetch {asked.prefetch}, {asked.queue_type} queue, heartbeat {HEARTBEAT_S} s",
-        f"faults {asked.faults}, seed {asked.seed}; Python {platform.python_version()}, {os.cpu_count()} cores",
+        f"faults {asked.faults}, seed {asked.seed}",
+        stand.circumstances(),
     ]
     if "haproxy" in modes and not stand.haproxy_installed():
         modes.remove("haproxy")

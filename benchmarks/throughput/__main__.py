@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
 import sys
 import tempfile
 from pathlib import Path
@@ -32,7 +30,7 @@ def main() -> int:
     modes = asked.modes.split(",")
     notes = [
         f"{asked.rounds} rounds of {asked.seconds} s; medians; the ratio is of neighbours in the same round",
-        f"Python {platform.python_version()}, {os.cpu_count()} cores, shared by both ends and the proxy",
+        f"{stand.circumstances()}; the cores are shared by both ends and the proxy",
     ]
     if "haproxy" in modes and not stand.haproxy_installed():
         modes.remove("haproxy")
