@@ -14,7 +14,14 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 # Ordinary Python files that Cython may compile as they are; both ways they mean the same.
-COMPILED = ("proxy/session/relay.py",)
+COMPILED = (
+    "proxy/amqp/peek.py",
+    "proxy/session/counters.py",
+    "proxy/session/window.py",
+    "proxy/session/ledger.py",
+    "proxy/session/channel.py",
+    "proxy/session/relay.py",
+)
 
 DIRECTIVES = {
     "language_level": 3,

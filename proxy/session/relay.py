@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.amqp.frames import BODY, FRAME_END, HEAD, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES, Buffer
+from proxy.amqp.frames import BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES, Buffer
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
-from proxy.amqp.wire import U32, U64
+from proxy.amqp.peek import u16, u32, u64
+from proxy.amqp.wire import U64
 from proxy.errors import BrokerError, ClientError
 from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
@@ -81,10 +82,11 @@ def scan_broker(owner: BrokerOwner, buf: bytes, pos: int) -> int:
 class _ClientWalk:
     """One walk over a region. `mark` is where the bytes begin that are not in the output yet."""
 
-    __slots__ = ("buf", "channels", "mark", "out", "owner", "recording", "run_at", "run_count")
+    __slots__ = ("buf", "channels", "counters", "mark", "out", "owner", "recording", "run_at", "run_count")
 
     def __init__(self, owner: ClientOwner, buf: bytes, pos: int) -> None:
         self.owner = owner
+        self.counters = owner.counters
         self.channels = owner.channels
         self.out = owner.broker_out
         self.buf = buf
@@ -99,7 +101,9 @@ class _ClientWalk:
         end = len(buf)
         channels = self.channels
         while end - pos >= OVERHEAD_BYTES:
-            kind, number, size = HEAD.unpack_from(buf, pos)
+            kind = buf[pos]
+            number = u16(buf, pos + 1)
+            size = u32(buf, pos + 3)
             if size > size_max:
                 raise ClientError(f"frame of {size} bytes exceeds the negotiated maximum", reply_code=501)
             stop = pos + size + OVERHEAD_BYTES
@@ -129,7 +133,7 @@ class _ClientWalk:
             return False
         if channel.publish_left != NO_CONTENT:
             raise ClientError("method frame inside content", reply_code=505)
-        ident = U32.unpack_from(self.buf, pos + 7)[0]
+        ident = u32(self.buf, pos + 7)
         if ident == BASIC_PUBLISH:
             self.publish(channel, pos, pos + size + OVERHEAD_BYTES)
             return True
@@ -141,7 +145,7 @@ class _ClientWalk:
 
     def publish(self, channel: Channel, pos: int, stop: int) -> None:
         owner = self.owner
-        owner.counters.publishes += 1
+        self.counters.publishes += 1
         if not channel.ledgered:
             if channel.mode == TX:
                 channel.tx_dirty = True
@@ -175,8 +179,8 @@ class _ClientWalk:
 
     def settle(self, channel: Channel, ident: int, pos: int) -> None:
         """Ack, reject or nack of deliveries."""
-        self.owner.counters.settles += 1
-        tag = U64.unpack_from(self.buf, pos + 11)[0]
+        self.counters.settles += 1
+        tag = u64(self.buf, pos + 11)
         bits = self.buf[pos + 19]
         if channel.mode == TX:
             channel.tx_dirty = True
@@ -197,10 +201,11 @@ class _BrokerWalk:
     between, its bytes need no holding until the region ends.
     """
 
-    __slots__ = ("buf", "channels", "inline", "inline_at", "mark", "out", "owner")
+    __slots__ = ("buf", "channels", "counters", "inline", "inline_at", "mark", "out", "owner")
 
     def __init__(self, owner: BrokerOwner, buf: bytes, pos: int) -> None:
         self.owner = owner
+        self.counters = owner.counters
         self.channels = owner.channels
         self.out = owner.client_out
         self.buf = buf
@@ -213,7 +218,9 @@ class _BrokerWalk:
         end = len(buf)
         channels = self.channels
         while end - pos >= OVERHEAD_BYTES:
-            kind, number, size = HEAD.unpack_from(buf, pos)
+            kind = buf[pos]
+            number = u16(buf, pos + 1)
+            size = u32(buf, pos + 3)
             if size > BROKER_FRAME_MAX_BYTES:
                 raise BrokerError(f"broker sent a frame of {size} bytes")
             stop = pos + size + OVERHEAD_BYTES
@@ -243,7 +250,7 @@ class _BrokerWalk:
             return False
         if channel.deliver_left != NO_CONTENT:
             raise BrokerError("broker sent a method inside content")
-        ident = U32.unpack_from(self.buf, pos + 7)[0]
+        ident = u32(self.buf, pos + 7)
         if ident == BASIC_DELIVER:
             self.deliver(channel, pos, pos + size + OVERHEAD_BYTES)
             return True
@@ -271,8 +278,8 @@ class _BrokerWalk:
         if tag_at + 8 >= stop:
             # A hostile consumer-tag length would put the tag outside its frame.
             raise BrokerError("delivery-tag outside its frame")
-        self.owner.counters.deliveries += 1
-        tag = U64.unpack_from(buf, tag_at)[0] + channel.offset
+        self.counters.deliveries += 1
+        tag = u64(buf, tag_at) + channel.offset
         if tag <= channel.window.top:
             raise BrokerError("broker used a delivery tag twice")
         channel.window.top = tag
@@ -287,10 +294,10 @@ class _BrokerWalk:
             self.inline_at = pos
 
     def confirm(self, channel: Channel, ident: int, pos: int) -> None:
-        tag = U64.unpack_from(self.buf, pos + 11)[0]
+        tag = u64(self.buf, pos + 11)
         multiple = bool(self.buf[pos + 19] & 1)
         if channel.confirm_passes and ident == BASIC_ACK:
-            self.owner.counters.confirms += channel.ledger.settle(tag, multiple)
+            self.counters.confirms += channel.ledger.settle(tag, multiple)
             return
         self.emit_upto(pos, pos + _ACK_BYTES + OVERHEAD_BYTES)
         self.owner.broker_confirm(channel, tag, multiple, ident == BASIC_NACK)
@@ -317,7 +324,7 @@ def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> No
     if kind == HEADER:
         if channel.publish_left != HEADER_DUE or size < 14:
             raise ClientError("content header where none is due", reply_code=505)
-        channel.publish_left = U64.unpack_from(buf, pos + 11)[0] or NO_CONTENT
+        channel.publish_left = u64(buf, pos + 11) or NO_CONTENT
         return
     left = channel.publish_left - size
     if left < 0:
@@ -330,7 +337,7 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
     if kind == HEADER:
         if channel.deliver_left != HEADER_DUE or size < 14:
             raise BrokerError("broker sent a content header where none is due")
-        channel.deliver_left = U64.unpack_from(buf, pos + 11)[0] or NO_CONTENT
+        channel.deliver_left = u64(buf, pos + 11) or NO_CONTENT
     else:
         left = channel.deliver_left - size
         if left < 0:

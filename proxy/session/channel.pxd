@@ -1,0 +1,41 @@
+from proxy.session.ledger cimport Ledger, Load
+from proxy.session.window cimport Window
+
+
+cdef class Channel:
+    cdef public int number
+    cdef public bint flowing
+    cdef public long long publish_left
+    cdef public bint ledgered
+    cdef public Ledger ledger
+    cdef public int mode
+    cdef public bint tx_dirty
+    cdef public bint muted
+    cdef public long long deliver_left
+    cdef public list held
+    cdef public long long held_bytes
+    cdef public object held_get
+    cdef public bint streaming
+    cdef public long long offset
+    cdef public Window window
+    cdef public int no_ack
+    cdef public bint confirm_passes
+    cdef public long long confirm_base
+    cdef public Load load
+    cdef public bint opened
+    cdef public bint awaits_close_ok
+    cdef public list setup
+    cdef public bytes last_queue
+    cdef public object pending
+    cdef public object parked
+    cdef public bint discarding
+    cdef public object settling_until
+    cdef public object restart_at
+    cdef public object restart_deadline
+    cdef public bint restart_topology
+    cdef public bint restart_wanted
+    cdef public int restarts
+    cdef public tuple last_error
+
+    cpdef hold(self, object piece, Py_ssize_t size)
+    cpdef list release(self)

@@ -1,0 +1,26 @@
+from proxy.session.window cimport Window
+
+
+cdef class Load:
+    cdef public long long parked_bytes
+    cdef public long long unsettled_bytes
+
+
+cdef class Run:
+    cdef public long long first
+    cdef public long long count
+    cdef public list pieces
+    cdef public long long size_bytes
+
+
+cdef class Ledger:
+    cdef Load _load
+    cdef object _runs
+    cdef list _replayed
+    cdef long long _shift
+    cdef public Window window
+    cdef public bint unfinished
+
+    cpdef record(self, bytes buf, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t count, bint unfinished)
+    cpdef long long number_of(self, long long tag)
+    cpdef long long settle(self, long long number, bint multiple)

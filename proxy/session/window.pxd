@@ -1,0 +1,12 @@
+cdef class Window:
+    cdef public long long floor
+    cdef public long long top
+    cdef long long _above
+    cdef list _starts
+    cdef list _stops
+
+    cpdef reset(self, long long floor)
+    cpdef bint is_open(self, long long number)
+    cpdef bint settle(self, long long number)
+    cpdef long long settle_upto(self, long long number)
+    cdef _absorb(self)
