@@ -43,6 +43,7 @@ class Ending:
     def client_gone(self, reason: str) -> None:
         """Nobody listens any more. What was published may still wait for a broker."""
         self.client_here = False
+        self._journal.client_heartbeat_s = 0
         self.because(reason)
         if self._journal.phase in (Phase.RUNNING, Phase.FLUSHING):
             self.flush()

@@ -159,8 +159,9 @@ class Journal:
         return "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=22)).encode()
 
     def covered_unsettled(self) -> int:
-        """Publishes that only we know to be unconfirmed."""
-        return sum(channel.ledger.unsettled for channel in self.live_channels() if channel.covered)
+        """Publishes that only we know to be unconfirmed; half a publish is none."""
+        covered = [channel.ledger for channel in self.live_channels() if channel.covered]
+        return sum(ledger.unsettled - int(ledger.unfinished) for ledger in covered)
 
     def end_channel(self, channel: Channel, *, awaits_close_ok: bool) -> None:
         """A channel is over for the client; auto-delete queues go with their last consumer."""

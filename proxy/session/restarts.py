@@ -46,7 +46,9 @@ class Restarts:
         self._channels.clear()
 
     def due(self) -> list[float | None]:
-        """When the next ones are to be opened."""
+        """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
+        if not self._restoration.topology_done:
+            return []
         return [channel.restart_at for channel in self._channels if not channel.muted]
 
     def progress(self) -> None:
