@@ -117,12 +117,19 @@ def test_amqplain_is_understood():
 
 def test_refused_credentials_reach_a_client_that_understands_word_by_word():
     story = (greeted().forget() >> BrokerUp("rabbit1:5672")).forget()
-    (story >> FromBroker(BROKER_START, on(0, REFUSED)) << ToBroker(on(0, m.ConnectionCloseOk())) << ToClient(on(0, REFUSED))).done()
+    (
+        story
+        >> FromBroker(BROKER_START, on(0, REFUSED))
+        << ToBroker(on(0, m.ConnectionCloseOk()))
+        << ToClient(on(0, REFUSED))
+    ).done()
 
 
 def test_refused_credentials_close_the_socket_of_an_old_client():
     story = (greeted(capabilities=()).forget() >> BrokerUp("rabbit1:5672")).forget()
-    (story >> FromBroker(BROKER_START, on(0, REFUSED)) << ToBroker(on(0, m.ConnectionCloseOk())) << CloseClient()).done()
+    (
+        story >> FromBroker(BROKER_START, on(0, REFUSED)) << ToBroker(on(0, m.ConnectionCloseOk())) << CloseClient()
+    ).done()
 
 
 def test_a_missing_virtual_host_is_told_word_by_word():

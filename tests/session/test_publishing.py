@@ -23,7 +23,17 @@ from tests.support.engine import (
     confirming,
     with_channel,
 )
-from tests.support.engine_frames import ack, consume, consume_ok, content, frames_of, nack, on, publish, returned
+from tests.support.engine_frames import (
+    ack,
+    consume,
+    consume_ok,
+    content,
+    frames_of,
+    nack,
+    on,
+    publish,
+    returned,
+)
 
 A, B, C, D = (publish(1, body) for body in (b"a", b"b", b"c", b"d"))
 CLOSED = on(1, m.ChannelClose(200, b"set up again"))
@@ -62,7 +72,9 @@ def test_confirms_after_a_failover_count_as_the_client_counts():
 def test_a_multiple_confirm_after_a_failover_covers_the_gaps():
     story = (confirming() >> FromClient(A, B, C)).forget()
     story = (story >> FromBroker(ack(1, 2)) << ToClient(ack(1, 2)) >> FailOver()).forget()
-    (story >> FromBroker(on(1, m.ChannelOpenOk()), ack(1, 2, multiple=True)) << ToClient(ack(1, 3, multiple=True))).done()
+    (
+        story >> FromBroker(on(1, m.ChannelOpenOk()), ack(1, 2, multiple=True)) << ToClient(ack(1, 3, multiple=True))
+    ).done()
 
 
 def test_numbers_stay_right_over_three_failovers():
@@ -98,7 +110,9 @@ def test_a_plain_publishers_messages_survive_the_broker():
 
 
 def test_nobody_is_covered_who_asked_not_to_be():
-    (with_channel(publish_guarantee="as_sent") >> FromClient(A) << ToBroker(A) >> FailOver() << ToBroker(REOPENED)).done()
+    (
+        with_channel(publish_guarantee="as_sent") >> FromClient(A) << ToBroker(A) >> FailOver() << ToBroker(REOPENED)
+    ).done()
 
 
 def test_a_publisher_that_asks_for_confirms_later_counts_from_one():

@@ -267,9 +267,7 @@ def running(*, capabilities: tuple[bytes, ...] = ALL_CAPABILITIES, beat_s: int =
     """A client with a broker behind it. It asks for no heartbeat unless the story is about that."""
     story = greeted(capabilities=capabilities, **policy).forget() >> BrokerUp("rabbit1:5672")
     story = story.forget() >> FromBroker(BROKER_START, BROKER_TUNE)
-    story = story.forget() >> FromClient(
-        on(0, m.ConnectionTuneOk(2046, 131072, beat_s), m.ConnectionOpen(b"/"))
-    )
+    story = story.forget() >> FromClient(on(0, m.ConnectionTuneOk(2046, 131072, beat_s), m.ConnectionOpen(b"/")))
     return (story.forget() >> FromBroker(BROKER_OPEN_OK)).forget()
 
 

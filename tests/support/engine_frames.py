@@ -48,7 +48,13 @@ def publish(
 
 
 def deliver(
-    channel: int, tag: int, body: bytes = b"m", *, to: bytes = b"c", redelivered: bool = False, piece_bytes: int = 100_000
+    channel: int,
+    tag: int,
+    body: bytes = b"m",
+    *,
+    to: bytes = b"c",
+    redelivered: bool = False,
+    piece_bytes: int = 100_000,
 ) -> bytes:
     """basic.deliver with its content."""
     arguments = shortstr(to) + U64.pack(tag) + bytes((redelivered,)) + shortstr(b"") + shortstr(b"q")
@@ -67,9 +73,9 @@ def get_empty(channel: int) -> bytes:
 
 def returned(channel: int, body: bytes = b"m") -> bytes:
     """basic.return with its content."""
-    return bare(channel, m.BASIC_RETURN, b"\x01\x38" + shortstr(b"NO_ROUTE") + shortstr(b"") + shortstr(b"q")) + content(
-        channel, body
-    )
+    return bare(
+        channel, m.BASIC_RETURN, b"\x01\x38" + shortstr(b"NO_ROUTE") + shortstr(b"") + shortstr(b"q")
+    ) + content(channel, body)
 
 
 def ack(channel: int, tag: int, multiple: bool = False) -> bytes:
@@ -87,7 +93,9 @@ def reject(channel: int, tag: int, requeue: bool = True) -> bytes:
     return bare(channel, m.BASIC_REJECT, U64.pack(tag) + bytes((requeue,)))
 
 
-def consume(channel: int, queue: bytes = b"q", tag: bytes = b"c", *, no_ack: bool = False, nowait: bool = False) -> bytes:
+def consume(
+    channel: int, queue: bytes = b"q", tag: bytes = b"c", *, no_ack: bool = False, nowait: bool = False
+) -> bytes:
     """basic.consume."""
     return on(channel, m.BasicConsume(0, queue, tag, False, no_ack, False, nowait, b""))
 
@@ -105,7 +113,9 @@ def declare(
     return on(channel, m.QueueDeclare(0, queue, passive, durable, exclusive, auto_delete, nowait, b""))
 
 
-def bind(channel: int, queue: bytes = b"x", exchange: bytes = b"e", key: bytes = b"k", *, nowait: bool = False) -> bytes:
+def bind(
+    channel: int, queue: bytes = b"x", exchange: bytes = b"e", key: bytes = b"k", *, nowait: bool = False
+) -> bytes:
     """queue.bind."""
     return on(channel, m.QueueBind(0, queue, exchange, key, nowait, b""))
 
@@ -148,7 +158,9 @@ def shown(frame: bytes) -> str:
         return repr(frame)
     ident = ident_of(frame)
     entry = m._LAYOUT.get(ident)
-    what = {HEADER: "header", BODY: "body", 8: "heartbeat"}.get(frame[0], NAMES.get(ident, f"{ident >> 16}.{ident & 65535}"))
+    what = {HEADER: "header", BODY: "body", 8: "heartbeat"}.get(
+        frame[0], NAMES.get(ident, f"{ident >> 16}.{ident & 65535}")
+    )
     detail = repr(m.decode(entry[0], frame[7:-1])) if entry else f"{what} {frame[7:60]!r}"
     return f"[{channel_of(frame)}] {detail}"
 

@@ -1,0 +1,345 @@
+"""What a consumer is promised: its consumers return in order, tags only grow, stale acks reach nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.amqp import methods as m
+from proxy.session.commands import CloseClient
+from tests.support.engine import (
+    REOPENED,
+    BrokerLost,
+    FailOver,
+    FromBroker,
+    FromClient,
+    Handshaken,
+    Reported,
+    Sees,
+    ToBroker,
+    ToClient,
+    consuming,
+    with_channel,
+)
+from tests.support.engine_frames import (
+    ack,
+    bare,
+    consume,
+    consume_ok,
+    deliver,
+    frames_of,
+    get_empty,
+    get_ok,
+    nack,
+    on,
+    reject,
+)
+
+BACK = FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1))
+RECOVER = bare(1, m.BASIC_RECOVER, b"\x01")
+
+
+def qos(count: int, is_global: bool = False) -> bytes:
+    return on(1, m.BasicQos(0, count, is_global))
+
+
+QOS_OK = bare(1, m.ident(60, 11))
+
+
+def moved(*tags: int, **given):
+    """A consumer that holds these deliveries of a broker that is gone, and is back on another one."""
+    story = consuming(**given)
+    for tag in tags:
+        story = (story >> FromBroker(deliver(1, tag))).forget()
+    story = (story >> FailOver()).forget()
+    return (story >> BACK).forget()
+
+
+def test_a_delivery_passes_as_it_is():
+    (
+        consuming()
+        >> FromBroker(deliver(1, 1))
+        << ToClient(deliver(1, 1))
+        >> FromClient(ack(1, 1))
+        << ToBroker(ack(1, 1))
+    ).done()
+
+
+def test_a_delivery_is_shown_when_it_is_complete():
+    *head, last = frames_of(deliver(1, 1, b"abc", piece_bytes=1))
+    story = consuming()
+    for piece in head:
+        story = story >> FromBroker(piece)
+    (story >> FromBroker(last) << ToClient(deliver(1, 1, b"abc", piece_bytes=1))).done()
+
+
+def test_half_a_delivery_of_a_dead_broker_is_never_seen():
+    method, *_ = frames_of(deliver(1, 1, b"abc"))
+    story = (consuming() >> FromBroker(method)).forget()
+    story = story >> FailOver() << ToBroker(REOPENED, consume(1)) >> BACK
+    (
+        story
+        >> FromBroker(deliver(1, 1, b"abc", redelivered=True))
+        << ToClient(deliver(1, 2, b"abc", redelivered=True))
+    ).done()
+
+
+def test_interleaved_deliveries_are_each_shown_whole():
+    story = with_channel(1, 2)
+    one, two = frames_of(deliver(1, 1, b"a")), frames_of(deliver(2, 1, b"b"))
+    mixed = b"".join(frame for pair in zip(one, two, strict=True) for frame in pair)
+    (story >> FromBroker(mixed) << ToClient(*one, *two)).done()
+
+
+def test_a_heartbeat_between_the_frames_of_a_delivery_disturbs_nothing():
+    from tests.support.engine_frames import HEARTBEAT
+
+    one, two, three = frames_of(deliver(1, 1))
+    (consuming() >> FromBroker(one, HEARTBEAT, two, three) << ToClient(one, two, three)).done()
+
+
+def test_a_large_delivery_streams_and_its_loss_is_told():
+    story = consuming(delivery_hold_bytes_max=4096)
+    *head, _ = frames_of(deliver(1, 1, bytes(9000), piece_bytes=3000))
+    story = story >> FromBroker(*head) << ToClient(*head)
+    text = b"CONNECTION_FORCED - broker connection lost inside message body"
+    (story >> BrokerLost() << ToClient(on(0, m.ConnectionClose(320, text)))).done()
+
+
+def test_a_large_delivery_that_ends_is_an_ordinary_one():
+    story = consuming(delivery_hold_bytes_max=4096)
+    frames = frames_of(deliver(1, 1, bytes(9000), piece_bytes=3000))
+    story = story >> FromBroker(*frames) << ToClient(*frames)
+    (story >> FailOver() << ToBroker(REOPENED, consume(1))).done()
+
+
+def test_qos_and_consumers_come_back_in_the_clients_order():
+    story = with_channel()
+    steps = [(qos(10), QOS_OK), (consume(1, b"q", b"a"), consume_ok(1, b"a")), (qos(20), QOS_OK),
+             (consume(1, b"q", b"b"), consume_ok(1, b"b")), (qos(5, True), QOS_OK)]  # fmt: skip
+    for asked, answered in steps:
+        story = story >> FromClient(asked) << ToBroker(asked) >> FromBroker(answered) << ToClient(answered)
+    (story >> FailOver() << ToBroker(REOPENED, *(asked for asked, _ in steps))).done()
+
+
+def test_a_qos_that_is_set_again_and_again_is_remembered_once():
+    story = with_channel()
+    for count in range(50):
+        story = (story >> FromClient(qos(count))).forget()
+        story = (story >> FromBroker(QOS_OK)).forget()
+    (story >> FailOver() << ToBroker(REOPENED, qos(49))).done()
+
+
+def test_the_answers_of_a_replay_are_not_the_clients():
+    (
+        (consuming() >> FailOver()).forget()
+        >> FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1))
+        << Reported("failover_done", {"endpoint": "rabbit2:5672", "reason": "reset by peer"})
+    ).done()
+
+
+def test_a_cancelled_consumer_does_not_come_back():
+    cancel, cancelled = on(1, m.BasicCancel(b"c", False)), on(1, m.BasicCancelOk(b"c"))
+    story = consuming() >> FromClient(cancel) << ToBroker(cancel) >> FromBroker(cancelled) << ToClient(cancelled)
+    (story >> FailOver() << ToBroker(REOPENED)).done()
+
+
+def test_a_consumer_that_a_broker_cancelled_does_not_come_back():
+    cancel = on(1, m.BasicCancel(b"c", True))
+    (consuming() >> FromBroker(cancel) << ToClient(cancel) >> FailOver() << ToBroker(REOPENED)).done()
+
+
+def test_a_client_that_does_not_know_broker_cancels_sees_none():
+    cancel = on(1, m.BasicCancel(b"c", True))
+    (consuming(capabilities=()) >> FromBroker(cancel)).done()
+
+
+def test_an_unnamed_consumer_keeps_the_name_it_got():
+    story = with_channel() >> FromClient(consume(1, tag=b""))
+    asked = m.decode(m.BasicConsume, story.to_broker.pop()[7:-1])
+    assert asked.consumer_tag.startswith(b"amq.ctag-")
+    answer = consume_ok(1, asked.consumer_tag)
+    story = story >> FromBroker(answer) << ToClient(answer)
+    (story >> FailOver() << ToBroker(REOPENED, consume(1, tag=asked.consumer_tag))).done()
+
+
+def test_a_nowait_consumer_comes_back_with_an_answer_of_its_own():
+    story = with_channel() >> FromClient(consume(1, nowait=True)) << ToBroker(consume(1, nowait=True))
+    (story >> FailOver() << ToBroker(REOPENED, consume(1)) >> BACK).done()
+
+
+def test_tags_go_on_where_the_client_stands():
+    (
+        moved(1, 2)
+        >> FromBroker(deliver(1, 1))
+        << ToClient(deliver(1, 3))
+        >> FromClient(ack(1, 3))
+        << ToBroker(ack(1, 1))
+    ).done()
+
+
+def test_tags_go_on_over_several_failovers():
+    story = (moved(1, 2) >> FromBroker(deliver(1, 1))).forget()
+    story = ((story >> FailOver()).forget() >> BACK).forget()
+    (
+        story >> FromBroker(deliver(1, 1)) << ToClient(deliver(1, 4)) >> FromClient(nack(1, 4)) << ToBroker(nack(1, 1))
+    ).done()
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [ack(1, 1), ack(1, 2, multiple=True), ack(1, 0, multiple=True), nack(1, 2), nack(1, 2, multiple=True, requeue=True),
+     reject(1, 1), reject(1, 2, requeue=False)],
+)  # fmt: skip
+def test_a_stale_answer_reaches_nobody(stale):
+    (moved(1, 2) >> FromClient(stale) << Sees("counted", lambda s: s.journal.counters.stale_acks == 1)).done()
+
+
+def test_a_multiple_ack_over_old_and_new_settles_the_new():
+    story = (moved(1, 2) >> FromBroker(deliver(1, 1), deliver(1, 2))).forget()
+    (story >> FromClient(ack(1, 3, multiple=True)) << ToBroker(ack(1, 1, multiple=True))).done()
+
+
+def test_an_ack_of_everything_settles_what_is_new():
+    story = (moved(1, 2) >> FromBroker(deliver(1, 1), deliver(1, 2))).forget()
+    (story >> FromClient(ack(1, 0, multiple=True)) << ToBroker(ack(1, 2, multiple=True))).done()
+
+
+def test_a_multiple_ack_that_settles_nothing_more_reaches_nobody():
+    story = (moved(1, 2) >> FromBroker(deliver(1, 1))).forget() >> FromClient(ack(1, 3)) << ToBroker(ack(1, 1))
+    (story >> FromClient(ack(1, 3, multiple=True))).done()
+
+
+def test_an_ack_of_a_tag_that_was_never_given_is_the_brokers_to_judge():
+    (moved(1, 2) >> FromClient(ack(1, 9)) << ToBroker(ack(1, 7))).done()
+
+
+def test_single_acks_of_zero_are_the_brokers_to_judge():
+    (moved(1) >> FromClient(ack(1, 0)) << ToBroker(ack(1, 0))).done()
+
+
+def test_a_message_that_was_got_counts_among_the_deliveries():
+    get = on(1, m.BasicGet(0, b"q", False))
+    story = moved(1, 2) >> FromClient(get) << ToBroker(get)
+    (story >> FromBroker(get_ok(1, 1)) << ToClient(get_ok(1, 3)) >> FromClient(ack(1, 3)) << ToBroker(ack(1, 1))).done()
+
+
+def test_a_message_got_without_ack_leaves_nothing_open():
+    get = on(1, m.BasicGet(0, b"q", True))
+    story = (with_channel() >> FromClient(get)).forget() >> FromBroker(get_ok(1, 1)) << ToClient(get_ok(1, 1))
+    story << Sees("nothing open", lambda s: s.journal.channels[1].window.open_count == 0)
+
+
+def test_a_get_is_asked_again_when_its_answer_was_cut():
+    get = on(1, m.BasicGet(0, b"q", False))
+    story = (with_channel() >> FromClient(get)).forget() >> FromBroker(get_ok(1, 1)[:-4])
+    story = story >> FailOver() << ToBroker(REOPENED, get) >> FromBroker(on(1, m.ChannelOpenOk()))
+    (story >> FromBroker(get_empty(1)) << ToClient(get_empty(1))).done()
+
+
+def test_a_get_whose_content_was_cut_between_frames_is_asked_again():
+    get = on(1, m.BasicGet(0, b"q", False))
+    head, *_ = frames_of(get_ok(1, 1))
+    story = (with_channel() >> FromClient(get)).forget() >> FromBroker(head)
+    story = story >> FailOver() << ToBroker(REOPENED, get) >> FromBroker(on(1, m.ChannelOpenOk()))
+    (story >> FromBroker(get_ok(1, 1)) << ToClient(get_ok(1, 2))).done()
+
+
+def test_no_ack_consumers_leave_nothing_open():
+    story = consuming(no_ack=True) >> FromBroker(deliver(1, 1)) << ToClient(deliver(1, 1))
+    story << Sees("nothing open", lambda s: s.journal.channels[1].window.open_count == 0)
+
+
+def test_consumers_with_and_without_ack_share_a_channel():
+    story = (consuming() >> FromClient(consume(1, tag=b"n", no_ack=True))).forget()
+    story = (story >> FromBroker(consume_ok(1, b"n"))).forget()
+    story = (story >> FromBroker(deliver(1, 1), deliver(1, 2, to=b"n"))).forget()
+    story << Sees("one open", lambda s: list(s.journal.channels[1].window.open_numbers()) == [1])
+
+
+def test_recover_makes_all_tags_old():
+    done = on(1, m.BasicRecoverOk())
+    story = (consuming() >> FromBroker(deliver(1, 1))).forget() >> FromClient(RECOVER) << ToBroker(RECOVER)
+    (
+        story
+        >> FromBroker(done)
+        << ToClient(done)
+        << Sees("none", lambda s: s.journal.channels[1].window.open_count == 0)
+    ).done()
+
+
+def test_recover_async_makes_all_tags_old_at_once():
+    asked = bare(1, m.BASIC_RECOVER_ASYNC, b"\x01")
+    story = (consuming() >> FromBroker(deliver(1, 1))).forget() >> FromClient(asked) << ToBroker(asked)
+    (story << Sees("none", lambda s: s.journal.channels[1].window.open_count == 0)).done()
+
+
+def test_deliveries_that_come_before_the_replay_is_answered_are_kept():
+    story = (consuming() >> FailOver()).forget()
+    (story >> FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1), deliver(1, 1)) << ToClient(deliver(1, 1))).done()
+
+
+def test_a_queue_that_is_not_there_yet_is_waited_for():
+    from tests.support.engine import After
+
+    gone = on(1, m.ChannelClose(404, b"NOT_FOUND - home node of queue 'q' is down", 60, 20))
+    story = (consuming() >> FailOver()).forget() >> FromBroker(on(1, m.ChannelOpenOk()), gone)
+    story = story << Reported("channel_restarted") << ToBroker(on(1, m.ChannelCloseOk()))
+    (story >> After(0.1) << ToBroker(REOPENED, consume(1)) >> BACK << Reported("failover_done")).done()
+
+
+def test_a_queue_that_never_comes_back_is_told_to_its_channel():
+    from tests.support.engine import After
+
+    gone = on(1, m.ChannelClose(404, b"NOT_FOUND - no queue 'q'", 60, 20))
+    story = (consuming(failover_timeout_s=1.0) >> FailOver()).forget()
+    for _ in range(20):
+        if story.to_client:
+            break
+        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), gone)).forget() >> After(2.0)
+        if story.to_broker:
+            story.forget()
+    text = m.ChannelClose(404, b"NOT_FOUND - no queue 'q'", 0, 0)
+    (story << Reported("channel_given_up", {"channel": 1}) << ToClient(on(1, text))).done()
+
+
+def test_a_final_refusal_of_the_replay_is_told_after_three_times():
+    from tests.support.engine import After
+
+    refused = m.ChannelClose(403, b"ACCESS_REFUSED - no", 60, 20)
+    story = (consuming() >> FailOver()).forget()
+    for _ in range(3):
+        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), on(1, refused))).forget() >> After(3.0)
+        story.forget()
+    story = story >> FromBroker(on(1, m.ChannelOpenOk()), on(1, refused))
+    (story << Reported("channel_given_up") << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(on(1, refused))).done()
+
+
+def test_a_broker_that_numbers_backwards_is_left():
+    story = (consuming() >> FromBroker(deliver(1, 2))).forget() >> FromBroker(deliver(1, 1))
+    story << Reported("failover_started", {"reason": "broker used a delivery tag twice"})
+
+
+def test_a_client_may_close_while_its_consumers_return():
+    close = on(1, m.ChannelClose(200, b"bye"))
+    story = (consuming() >> BrokerLost()).forget() >> FromClient(close)
+    story = story >> Handshaken() << ToBroker(REOPENED, consume(1), close) >> BACK
+    (story >> FromBroker(on(1, m.ChannelCloseOk())) << ToClient(on(1, m.ChannelCloseOk()))).done()
+
+
+def test_a_client_that_is_told_of_a_channels_end_opens_it_again():
+    gone = on(1, m.ChannelClose(406, b"PRECONDITION_FAILED"))
+    story = consuming() >> FromBroker(gone) << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(gone)
+    story = story >> FromClient(on(1, m.ChannelCloseOk()))
+    (story >> FromClient(on(1, m.ChannelOpen())) << ToBroker(on(1, m.ChannelOpen()))).done()
+
+
+def test_closes_that_cross_are_both_answered():
+    gone, close = on(1, m.ChannelClose(406, b"PRECONDITION_FAILED")), on(1, m.ChannelClose(200, b"bye"))
+    story = consuming() >> FromBroker(gone) << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(gone)
+    (story >> FromClient(close) << ToClient(on(1, m.ChannelCloseOk())) >> FromClient(on(1, m.ChannelCloseOk()))).done()
+
+
+def test_the_end_of_a_session_is_heard_once():
+    story = consuming() >> FromClient(on(0, m.ConnectionClose(200, b"bye")))
+    story = story << ToBroker(on(0, m.ConnectionClose(200, b"client closed the connection")))
+    (story >> BrokerLost() << ToClient(on(0, m.ConnectionCloseOk())) << CloseClient()).forget().done()
