@@ -177,6 +177,10 @@ class TestTheWayBack:
         patient = Patient(rise=3).saw("forced_close").probe(*[False] * 20, True)
         assert patient.next_probe == ("connect", 1.0)
 
+    def test_starts_again_when_a_session_fails_on_it_meanwhile(self):
+        patient = Patient(**LOGIN).saw("forced_close").probe(True).saw("connect_failed").probe(True)
+        assert patient.next_probe[0] == "connect"
+
     def test_of_a_silent_one_is_not_hurried_by_bare_connections_that_pass(self):
         patient = Patient(**LOGIN).saw("heartbeat_missed")
         for _ in range(20):
