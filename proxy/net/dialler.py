@@ -72,7 +72,7 @@ class Dialler:
                     endpoint.host,
                     endpoint.port,
                     ssl=self._tls if endpoint.tls else None,
-                    server_hostname=endpoint.host if endpoint.tls else None,
+                    server_hostname=(endpoint.server_name or endpoint.host) if endpoint.tls else None,
                 )
         except TimeoutError as error:
             self._pool.observe(endpoint.name, "connect_failed", loop.time())

@@ -164,12 +164,12 @@ class Driver:
             self._busy = True  # a command may cause an event, whose commands then wait their turn
             try:
                 while journal.commands:
-                    self._do(journal.commands.pop(0), now)
+                    self._obey(journal.commands.pop(0), now)
             finally:
                 self._busy = False
         self._arm()
 
-    def _do(self, command: Command, now: float) -> None:
+    def _obey(self, command: Command, now: float) -> None:
         match command:
             case Dial():
                 self._dialling = self._loop.create_task(self._dial(command), name=f"dial {self.id}")

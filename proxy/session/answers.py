@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer
@@ -28,23 +29,7 @@ class Answers:
         self.counters = journal.counters
         self.client_out: list[Buffer] = journal.client_out
         self.hold_bytes_max = journal.policy.delivery_hold_bytes_max
-        self._connection: dict[int, Callable[[bytes, bytes], None]] = {
-            m.method_id(m.ConnectionClose): self._close,
-            m.method_id(m.ConnectionCloseOk): self._close_ok,
-            m.method_id(m.ConnectionBlocked): self._blocked,
-            m.method_id(m.ConnectionUnblocked): self._unblocked,
-            m.CONNECTION_UPDATE_SECRET_OK: self._secret_updated,
-            m.method_id(m.ConnectionStart): attachment.started,
-            m.method_id(m.ConnectionTune): attachment.tuned,
-            m.method_id(m.ConnectionOpenOk): attachment.opened,
-        }
-        self._channel: dict[int, Callable[[Channel, bytes], None]] = {
-            CHANNEL_CLOSE: self._channel_close,
-            CHANNEL_CLOSE_OK: self._ignore,
-            m.method_id(m.ChannelFlow): self._flow,
-            m.method_id(m.BasicCancel): self._cancel,
-            m.BASIC_RETURN: self._return,
-        }
+        self.attachment = attachment
 
     # The owner that the scanner talks to.
 
@@ -54,10 +39,10 @@ class Answers:
             raise BrokerError(f"broker sent an unknown frame of type {kind}")
         ident = U32.unpack_from(frame, 7)[0] if kind == METHOD else 0
         if number == 0:
-            handler = self._connection.get(ident)
+            handler = self._CONNECTION.get(ident)
             if handler is None:
                 raise BrokerError("broker sent an unexpected method on channel 0")
-            handler(frame, frame[7:-1])
+            handler(self, frame, frame[7:-1])
             return
         if number == self.journal.scratch:
             self.restoration.scratch_answered(ident, frame[7:-1])
@@ -71,10 +56,10 @@ class Answers:
         if channel.pending and ident in m.REPLIES[channel.pending[0].request]:
             self._answered(channel, ident, frame)
             return
-        handler_of = self._channel.get(ident)
+        handler_of = self._CHANNEL.get(ident)
         if handler_of is None:
             raise BrokerError(f"broker sent method {ident >> 16}.{ident & 0xFFFF} that nobody asked for")
-        handler_of(channel, frame)
+        handler_of(self, channel, frame)
 
     def broker_confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
         """A confirm that the client does not expect, or under another number, or a refusal.
@@ -212,3 +197,22 @@ class Answers:
 
     def _ignore(self, channel: Channel, frame: bytes) -> None:
         """An answer to something that is over."""
+
+    _CONNECTION: ClassVar[dict[int, Callable[[Answers, bytes, bytes], None]]] = {
+        m.method_id(m.ConnectionClose): _close,
+        m.method_id(m.ConnectionCloseOk): _close_ok,
+        m.method_id(m.ConnectionBlocked): _blocked,
+        m.method_id(m.ConnectionUnblocked): _unblocked,
+        m.CONNECTION_UPDATE_SECRET_OK: _secret_updated,
+        m.method_id(m.ConnectionStart): lambda self, _, payload: self.attachment.started(payload),
+        m.method_id(m.ConnectionTune): lambda self, _, payload: self.attachment.tuned(payload),
+        m.method_id(m.ConnectionOpenOk): lambda self, _, payload: self.attachment.opened(payload),
+    }
+
+    _CHANNEL: ClassVar[dict[int, Callable[[Answers, Channel, bytes], None]]] = {
+        CHANNEL_CLOSE: _channel_close,
+        CHANNEL_CLOSE_OK: _ignore,
+        m.method_id(m.ChannelFlow): _flow,
+        m.method_id(m.BasicCancel): _cancel,
+        m.BASIC_RETURN: _return,
+    }

@@ -93,12 +93,12 @@ class Attachment:
         journal.broker_out.append(PROTOCOL_HEADER)
         journal.tell_broker(0, journal.credentials.start_ok(journal.via))
 
-    def started(self, frame: bytes, payload: bytes) -> None:
+    def started(self, payload: bytes) -> None:
         """The broker introduced itself."""
         self._at(Stage.GREETED)
         self.journal.face.learn(m.decode(m.ConnectionStart, payload).server_properties)
 
-    def tuned(self, frame: bytes, payload: bytes) -> None:
+    def tuned(self, payload: bytes) -> None:
         """The credentials are good. The first broker's limits become the client's; later ones must allow them."""
         journal = self.journal
         uplink = self._at(Stage.GREETED)
@@ -134,7 +134,7 @@ class Attachment:
         journal.tell_broker(0, m.ConnectionTuneOk(journal.scratch, journal.frame_max_bytes, heartbeat))
         journal.tell_broker(0, m.ConnectionOpen(journal.vhost))
 
-    def opened(self, frame: bytes, payload: bytes) -> None:
+    def opened(self, payload: bytes) -> None:
         """The virtual host is open: declare again what died with the last broker."""
         journal = self.journal
         uplink = self._at(Stage.OPENING)

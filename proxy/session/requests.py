@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
 from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending, Setup
-from proxy.session.credentials import MECHANISMS, Credentials
+from proxy.session.greeting import Greeting
 from proxy.session.journal import Journal, Phase
 from proxy.session.relay import scan_client
-
-Handler = Callable[[Channel, bytes, bytes], None]
 
 CHANNEL_OPEN = m.method_id(m.ChannelOpen)
 CHANNEL_CLOSE = m.method_id(m.ChannelClose)
@@ -29,39 +28,7 @@ class Requests:
         self.counters = journal.counters
         self.broker_out: list[Buffer] = journal.broker_out
         self.covers_publishes = journal.policy.publish_guarantee == "at_least_once"
-        self._connection: dict[int, Callable[[bytes], None]] = {
-            m.method_id(m.ConnectionStartOk): self._start_ok,
-            m.method_id(m.ConnectionTuneOk): self._tune_ok,
-            m.method_id(m.ConnectionOpen): self._open,
-            m.method_id(m.ConnectionClose): self._close,
-            m.method_id(m.ConnectionCloseOk): self._close_ok,
-            m.method_id(m.ConnectionUpdateSecret): self._update_secret,
-        }
-        self._channel: dict[int, Handler] = {
-            CHANNEL_OPEN: self._channel_open,
-            CHANNEL_CLOSE: self._channel_close,
-            CHANNEL_CLOSE_OK: self._ignore,
-            m.method_id(m.ChannelFlowOk): self._ignore,
-            m.method_id(m.ExchangeDeclare): self._exchange_declare,
-            m.method_id(m.ExchangeDelete): self._exchange_delete,
-            m.method_id(m.ExchangeBind): self._exchange_bind,
-            m.method_id(m.ExchangeUnbind): self._exchange_unbind,
-            m.method_id(m.QueueDeclare): self._queue_declare,
-            m.method_id(m.QueueBind): self._queue_bind,
-            m.method_id(m.QueueUnbind): self._queue_unbind,
-            m.method_id(m.QueuePurge): self._queue_purge,
-            m.method_id(m.QueueDelete): self._queue_delete,
-            m.method_id(m.BasicQos): self._qos,
-            m.method_id(m.BasicConsume): self._consume,
-            m.method_id(m.BasicCancel): self._cancel,
-            m.method_id(m.BasicGet): self._get,
-            m.BASIC_RECOVER: self._recover,
-            m.BASIC_RECOVER_ASYNC: self._recover_async,
-            m.method_id(m.ConfirmSelect): self._confirm_select,
-            m.method_id(m.TxSelect): self._tx_select,
-            m.TX_COMMIT: self._tx_end,
-            m.TX_ROLLBACK: self._tx_end,
-        }
+        self._greeting = Greeting(journal)
 
     # The owner that the scanner talks to.
 
@@ -71,10 +38,7 @@ class Requests:
             raise ClientError(f"unknown frame of type {kind}", reply_code=501)
         ident = U32.unpack_from(frame, 7)[0] if kind == METHOD else 0
         if number == 0:
-            handler = self._connection.get(ident)
-            if handler is None:
-                raise ClientError("unexpected method on channel 0", reply_code=503)
-            handler(frame[7:-1])
+            self._greeting.asked(ident, frame[7:-1])
             return
         if self.journal.phase in (Phase.CLOSING, Phase.ENDED):
             return
@@ -90,9 +54,9 @@ class Requests:
         elif not channel.flowing:
             channel.park(frame)
         else:
-            handler_of = self._channel.get(ident)
-            if handler_of is not None:
-                handler_of(channel, frame, frame[7:-1])
+            handler = self._HANDLERS.get(ident)
+            if handler is not None:
+                handler(self, channel, frame, frame[7:-1])
             else:
                 self._forward(channel, ident, frame)
 
@@ -129,60 +93,6 @@ class Requests:
         while channel.flowing and channel.parked:
             frames = channel.unpark()
             scan_client(self, frames, 0, len(frames))
-
-    # Channel 0.
-
-    def _start_ok(self, payload: bytes) -> None:
-        journal = self.journal
-        self._expect(Phase.STARTING, "connection.start-ok")
-        start = m.decode(m.ConnectionStartOk, payload)
-        if start.mechanism not in MECHANISMS:
-            raise ClientError(f"unknown authentication mechanism {start.mechanism[:32]!r}", reply_code=503)
-        journal.credentials = Credentials.of(start)
-        journal.phase = Phase.AUTHENTICATING
-        journal.lifecycle.credentials_given()
-
-    def _tune_ok(self, payload: bytes) -> None:
-        journal = self.journal
-        self._expect(Phase.TUNING, "connection.tune-ok")
-        tune = m.decode(m.ConnectionTuneOk, payload)
-        if tune.frame_max > journal.frame_max_bytes or 0 < tune.frame_max < 4096:
-            raise ClientError(f"frame_max {tune.frame_max} is not 4096 to {journal.frame_max_bytes}", reply_code=530)
-        if tune.channel_max > journal.channel_max:
-            raise ClientError(f"channel_max {tune.channel_max} is above {journal.channel_max}", reply_code=530)
-        journal.frame_max_bytes = tune.frame_max or journal.frame_max_bytes
-        journal.channel_max = tune.channel_max or journal.channel_max
-        journal.client_heartbeat_s = tune.heartbeat
-
-    def _open(self, payload: bytes) -> None:
-        self._expect(Phase.TUNING, "connection.open")
-        self.journal.vhost = m.decode(m.ConnectionOpen, payload).virtual_host
-        self.journal.phase = Phase.OPENING
-        self.journal.lifecycle.vhost_given()
-
-    def _close(self, payload: bytes) -> None:
-        if self.journal.phase in (Phase.CLOSING, Phase.ENDED):
-            self.journal.tell_client(0, m.ConnectionCloseOk())
-            self.journal.lifecycle.client_is_told()
-        elif self.journal.phase is not Phase.FLUSHING:
-            self.journal.lifecycle.client_closes()
-
-    def _close_ok(self, payload: bytes) -> None:
-        if self.journal.phase is Phase.CLOSING:
-            self.journal.lifecycle.client_is_told()
-
-    def _update_secret(self, payload: bytes) -> None:
-        journal = self.journal
-        self._expect(Phase.RUNNING, "connection.update-secret")
-        secret = m.decode(m.ConnectionUpdateSecret, payload).new_secret
-        frame = method_frame(0, m.decode(m.ConnectionUpdateSecret, payload))
-        journal.secret_updates.append((secret, frame))
-        if journal.uplink is not None and journal.uplink.is_attached:
-            self.broker_out.append(frame)
-
-    def _expect(self, phase: Phase, what: str) -> None:
-        if self.journal.phase is not phase:
-            raise ClientError(f"unexpected {what} while {self.journal.phase.value}", reply_code=503)
 
     # Channels.
 
@@ -416,6 +326,33 @@ class Requests:
         self._forward(channel, ident, frame)
         channel.pending[-1].dirty = ident == m.TX_COMMIT and channel.tx_dirty
         channel.tx_dirty = False
+
+    # A request that is not here passes as it is, and its answer is waited for if `REPLIES` knows one.
+    _HANDLERS: ClassVar[dict[int, Callable[[Requests, Channel, bytes, bytes], None]]] = {
+        CHANNEL_OPEN: _channel_open,
+        CHANNEL_CLOSE: _channel_close,
+        CHANNEL_CLOSE_OK: _ignore,
+        m.method_id(m.ChannelFlowOk): _ignore,
+        m.method_id(m.ExchangeDeclare): _exchange_declare,
+        m.method_id(m.ExchangeDelete): _exchange_delete,
+        m.method_id(m.ExchangeBind): _exchange_bind,
+        m.method_id(m.ExchangeUnbind): _exchange_unbind,
+        m.method_id(m.QueueDeclare): _queue_declare,
+        m.method_id(m.QueueBind): _queue_bind,
+        m.method_id(m.QueueUnbind): _queue_unbind,
+        m.method_id(m.QueuePurge): _queue_purge,
+        m.method_id(m.QueueDelete): _queue_delete,
+        m.method_id(m.BasicQos): _qos,
+        m.method_id(m.BasicConsume): _consume,
+        m.method_id(m.BasicCancel): _cancel,
+        m.method_id(m.BasicGet): _get,
+        m.BASIC_RECOVER: _recover,
+        m.BASIC_RECOVER_ASYNC: _recover_async,
+        m.method_id(m.ConfirmSelect): _confirm_select,
+        m.method_id(m.TxSelect): _tx_select,
+        m.TX_COMMIT: _tx_end,
+        m.TX_ROLLBACK: _tx_end,
+    }
 
 
 def void(_: object) -> None:

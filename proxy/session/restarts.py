@@ -19,13 +19,14 @@ class Restarts:
         self._channels: list[Channel] = []
 
     def begin(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool) -> None:
-        """Plan it. A content under way is finished first: a close inside it would kill the connection (505)."""
+        """Plan it. A content under way is finished first, in both directions: a close inside a publish would kill the
+        connection (505), and of a delivery that streams the client has one half already."""
         journal = self._journal
         policy = journal.policy
         channel.restart_topology = redeclare
         if channel not in self._channels:
             self._channels.append(channel)
-        if open_upstream and channel.publish_left != NO_CONTENT and not channel.discarding:
+        if open_upstream and self._inside_content(channel):
             channel.restart_wanted = True
             return
         self._restoration.detach(channel)
@@ -40,6 +41,13 @@ class Restarts:
         if open_upstream:
             channel.restarts += 1
         journal.report("channel_restarted", channel=channel.number, reason=reason, attempt=channel.restarts)
+
+    def _inside_content(self, channel: Channel) -> bool:
+        if channel.publish_left != NO_CONTENT and not channel.discarding:
+            return True
+        if channel.streaming:
+            channel.flowing = False
+        return channel.streaming
 
     def clear(self) -> None:
         """The connection is gone: all channels start anew anyway."""
@@ -58,7 +66,7 @@ class Restarts:
             if channel.awaits_close_ok or journal.channels[channel.number] is not channel:
                 self._channels.remove(channel)
             elif channel.restart_wanted:
-                if channel.publish_left == NO_CONTENT:
+                if not self._inside_content(channel):
                     channel.restart_wanted = False
                     self.begin(channel, "publish refused during recovery", open_upstream=True, redeclare=False)
             elif channel.restart_at is None:

@@ -31,6 +31,7 @@ class Restoration:
         self._next = 0
         self._attempts = 0
         self._closing = False
+        self._give_up_at = 0.0
         # When to try again what another connection still holds.
         self.retry_at: float | None = None
         self.topology_done = True
@@ -88,7 +89,10 @@ class Restoration:
         """
         journal = self.journal
         self._attempts += 1
-        if close.reply_code in (404, 405) and self._attempts < 400:
+        if self._attempts == 1:
+            # The rest of the time belongs to the channels: the connection must not end for one queue.
+            self._give_up_at = journal.now + journal.policy.failover_timeout_s / 2
+        if close.reply_code in (404, 405) and journal.now < self._give_up_at:
             self.retry_at = journal.now + min(0.01 * 2 ** min(self._attempts, 8), journal.policy.retry_max_s)
             return
         method, number = self._declarations[self._next]

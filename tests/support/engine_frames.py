@@ -6,11 +6,12 @@ from struct import Struct
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEAD, HEADER, HEARTBEAT_FRAME, METHOD, OVERHEAD_BYTES, frame, method_frame
+from proxy.amqp.methods import codec
 from proxy.amqp.wire import U32, U64, bool_value, pack_table, shortstr, table_value, text_value
 
 HEARTBEAT = HEARTBEAT_FRAME
 CLASS_BASIC = Struct("!HHQH")
-NAMES = {number: cls.__name__ for number, (cls, _) in m._LAYOUT.items()} | {
+NAMES = {number: cls.__name__ for number, (cls, _) in codec._LAYOUT.items()} | {
     m.BASIC_PUBLISH: "BasicPublish",
     m.BASIC_RETURN: "BasicReturn",
     m.BASIC_DELIVER: "BasicDeliver",
@@ -157,7 +158,7 @@ def shown(frame: bytes) -> str:
     if len(frame) < OVERHEAD_BYTES or frame[:4] == b"AMQP":
         return repr(frame)
     ident = ident_of(frame)
-    entry = m._LAYOUT.get(ident)
+    entry = codec._LAYOUT.get(ident)
     what = {HEADER: "header", BODY: "body", 8: "heartbeat"}.get(
         frame[0], NAMES.get(ident, f"{ident >> 16}.{ident & 65535}")
     )

@@ -1,0 +1,210 @@
+"""Bytes to methods and back: which method has which number, which fields on the wire, which reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from proxy.amqp.methods.conversation import (
+    ChannelClose,
+    ChannelCloseOk,
+    ChannelFlow,
+    ChannelFlowOk,
+    ChannelOpen,
+    ChannelOpenOk,
+    ConnectionBlocked,
+    ConnectionClose,
+    ConnectionCloseOk,
+    ConnectionOpen,
+    ConnectionOpenOk,
+    ConnectionStart,
+    ConnectionStartOk,
+    ConnectionTune,
+    ConnectionTuneOk,
+    ConnectionUnblocked,
+    ConnectionUpdateSecret,
+)
+from proxy.amqp.methods.entities import (
+    ExchangeBind,
+    ExchangeDeclare,
+    ExchangeDelete,
+    ExchangeUnbind,
+    QueueBind,
+    QueueDeclare,
+    QueueDeclareOk,
+    QueueDelete,
+    QueuePurge,
+    QueueUnbind,
+)
+from proxy.amqp.methods.messages import (
+    BasicAck,
+    BasicCancel,
+    BasicCancelOk,
+    BasicConsume,
+    BasicGet,
+    BasicGetOk,
+    BasicNack,
+    BasicQos,
+    BasicRecoverOk,
+    ConfirmSelect,
+    ConfirmSelectOk,
+    TxCommitOk,
+    TxRollbackOk,
+    TxSelect,
+    TxSelectOk,
+)
+from proxy.amqp.wire import U16, U32, U64, Reader, longstr, shortstr
+
+
+def ident(class_id: int, method_id: int) -> int:
+    """Class and method as one number: what the first four bytes of a method frame's payload say."""
+    return class_id << 16 | method_id
+
+
+# Known by number only.
+ACCESS_REQUEST = ident(30, 10)
+BASIC_PUBLISH = ident(60, 40)
+BASIC_RETURN = ident(60, 50)
+BASIC_DELIVER = ident(60, 60)
+BASIC_GET_OK = ident(60, 71)
+BASIC_GET_EMPTY = ident(60, 72)
+BASIC_ACK = ident(60, 80)
+BASIC_REJECT = ident(60, 90)
+BASIC_RECOVER_ASYNC = ident(60, 100)
+BASIC_RECOVER = ident(60, 110)
+BASIC_NACK = ident(60, 120)
+TX_COMMIT = ident(90, 20)
+TX_ROLLBACK = ident(90, 30)
+CONNECTION_SECURE = ident(10, 20)
+CONNECTION_UPDATE_SECRET_OK = ident(10, 71)
+
+# The wire type of each field: o octet, h short, l long, q longlong, s short string, S long string, b bit,
+# T field table (raw).
+_LAYOUT: dict[int, tuple[type[NamedTuple], str]] = {
+    ident(10, 10): (ConnectionStart, "ooTSS"),
+    ident(10, 11): (ConnectionStartOk, "TsSs"),
+    ident(10, 30): (ConnectionTune, "hlh"),
+    ident(10, 31): (ConnectionTuneOk, "hlh"),
+    ident(10, 40): (ConnectionOpen, "ssb"),
+    ident(10, 41): (ConnectionOpenOk, "s"),
+    ident(10, 50): (ConnectionClose, "hshh"),
+    ident(10, 51): (ConnectionCloseOk, ""),
+    ident(10, 60): (ConnectionBlocked, "s"),
+    ident(10, 61): (ConnectionUnblocked, ""),
+    ident(10, 70): (ConnectionUpdateSecret, "Ss"),
+    ident(20, 10): (ChannelOpen, "s"),
+    ident(20, 11): (ChannelOpenOk, "S"),
+    ident(20, 20): (ChannelFlow, "b"),
+    ident(20, 21): (ChannelFlowOk, "b"),
+    ident(20, 40): (ChannelClose, "hshh"),
+    ident(20, 41): (ChannelCloseOk, ""),
+    ident(40, 10): (ExchangeDeclare, "hssbbbbbT"),
+    ident(40, 20): (ExchangeDelete, "hsbb"),
+    ident(40, 30): (ExchangeBind, "hsssbT"),
+    ident(40, 40): (ExchangeUnbind, "hsssbT"),
+    ident(50, 10): (QueueDeclare, "hsbbbbbT"),
+    ident(50, 11): (QueueDeclareOk, "sll"),
+    ident(50, 20): (QueueBind, "hsssbT"),
+    ident(50, 30): (QueuePurge, "hsb"),
+    ident(50, 40): (QueueDelete, "hsbbb"),
+    ident(50, 50): (QueueUnbind, "hsssT"),
+    ident(60, 10): (BasicQos, "lhb"),
+    ident(60, 20): (BasicConsume, "hssbbbbT"),
+    ident(60, 30): (BasicCancel, "sb"),
+    ident(60, 31): (BasicCancelOk, "s"),
+    ident(60, 70): (BasicGet, "hsb"),
+    ident(60, 71): (BasicGetOk, "qbssl"),
+    ident(60, 80): (BasicAck, "qb"),
+    ident(60, 111): (BasicRecoverOk, ""),
+    ident(60, 120): (BasicNack, "qbb"),
+    ident(85, 10): (ConfirmSelect, "b"),
+    ident(85, 11): (ConfirmSelectOk, ""),
+    ident(90, 10): (TxSelect, ""),
+    ident(90, 11): (TxSelectOk, ""),
+    ident(90, 21): (TxCommitOk, ""),
+    ident(90, 31): (TxRollbackOk, ""),
+}
+_IDS: dict[type, int] = {cls: number for number, (cls, _) in _LAYOUT.items()}
+
+# Which replies end which request. A request with `nowait` has none.
+REPLIES: dict[int, tuple[int, ...]] = {
+    ident(10, 70): (CONNECTION_UPDATE_SECRET_OK,),
+    ident(20, 10): (ident(20, 11),),
+    ident(20, 20): (ident(20, 21),),
+    ident(20, 40): (ident(20, 41),),
+    ACCESS_REQUEST: (ident(30, 11),),
+    ident(40, 10): (ident(40, 11),),
+    ident(40, 20): (ident(40, 21),),
+    ident(40, 30): (ident(40, 31),),
+    ident(40, 40): (ident(40, 51),),
+    ident(50, 10): (ident(50, 11),),
+    ident(50, 20): (ident(50, 21),),
+    ident(50, 30): (ident(50, 31),),
+    ident(50, 40): (ident(50, 41),),
+    ident(50, 50): (ident(50, 51),),
+    ident(60, 10): (ident(60, 11),),
+    ident(60, 20): (ident(60, 21),),
+    ident(60, 30): (ident(60, 31),),
+    ident(60, 70): (BASIC_GET_OK, BASIC_GET_EMPTY),
+    BASIC_RECOVER: (ident(60, 111),),
+    ident(85, 10): (ident(85, 11),),
+    ident(90, 10): (ident(90, 11),),
+    TX_COMMIT: (ident(90, 21),),
+    TX_ROLLBACK: (ident(90, 31),),
+}
+
+_READ = {
+    "o": Reader.octet, "h": Reader.short, "l": Reader.long, "q": Reader.longlong,
+    "s": Reader.shortstr, "S": Reader.longstr, "b": Reader.bit, "T": Reader.table,
+}  # fmt: skip
+
+M = TypeVar("M", bound=tuple[object, ...])
+
+
+def method_id(cls: type) -> int:
+    """The identifier of a method class."""
+    return _IDS[cls]
+
+
+def decode(cls: type[M], payload: bytes) -> M:
+    """Read the arguments of a method; `payload` starts with class and method.
+
+    Raises `ClientError` (502) when it ends too early. Whoever reads a broker's frame turns that into `BrokerError`.
+    """
+    reader = Reader(payload, 4)
+    make: Callable[..., M] = cls
+    return make(*[_READ[kind](reader) for kind in _LAYOUT[_IDS[cls]][1]])
+
+
+def encode(method: tuple[object, ...]) -> bytes:
+    """Write a method's payload: class, method, arguments."""
+    number = _IDS[type(method)]
+    parts = [U32.pack(number)]
+    bits = count = 0
+    for kind, value in zip(_LAYOUT[number][1], method, strict=True):
+        if kind == "b":
+            bits |= bool(value) << count
+            count += 1
+            continue
+        if count:
+            parts.append(bytes((bits,)))
+            bits = count = 0
+        parts.append(_pack(kind, value))
+    if count:
+        parts.append(bytes((bits,)))
+    return b"".join(parts)
+
+
+def _pack(kind: str, value: object) -> bytes:
+    if isinstance(value, bytes):
+        return shortstr(value) if kind == "s" else longstr(value)
+    assert isinstance(value, int)
+    match kind:
+        case "o":
+            return bytes((value,))
+        case "h":
+            return U16.pack(value)
+        case "l":
+            return U32.pack(value)
+        case _:
+            return U64.pack(value)

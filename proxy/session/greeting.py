@@ -1,0 +1,87 @@
+"""Channel 0 of the client: who it is, what it wants to open, and its wish to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import method_frame
+from proxy.errors import ClientError
+from proxy.session.credentials import MECHANISMS, Credentials
+from proxy.session.journal import Journal, Phase
+
+
+class Greeting:
+    """The client's methods on channel 0, each legal in some phases of the conversation only."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    def asked(self, ident: int, payload: bytes) -> None:
+        """Take one method. Raises `ClientError` (503) where it is not expected."""
+        handler = self._HANDLERS.get(ident)
+        if handler is None:
+            raise ClientError("unexpected method on channel 0", reply_code=503)
+        handler(self, payload)
+
+    def _start_ok(self, payload: bytes) -> None:
+        journal = self.journal
+        self._expect(Phase.STARTING, "connection.start-ok")
+        start = m.decode(m.ConnectionStartOk, payload)
+        if start.mechanism not in MECHANISMS:
+            raise ClientError(f"unknown authentication mechanism {start.mechanism[:32]!r}", reply_code=503)
+        journal.credentials = Credentials.of(start)
+        journal.phase = Phase.AUTHENTICATING
+        journal.lifecycle.credentials_given()
+
+    def _tune_ok(self, payload: bytes) -> None:
+        journal = self.journal
+        self._expect(Phase.TUNING, "connection.tune-ok")
+        tune = m.decode(m.ConnectionTuneOk, payload)
+        if tune.frame_max > journal.frame_max_bytes or 0 < tune.frame_max < 4096:
+            raise ClientError(f"frame_max {tune.frame_max} is not 4096 to {journal.frame_max_bytes}", reply_code=530)
+        if tune.channel_max > journal.channel_max:
+            raise ClientError(f"channel_max {tune.channel_max} is above {journal.channel_max}", reply_code=530)
+        journal.frame_max_bytes = tune.frame_max or journal.frame_max_bytes
+        journal.channel_max = tune.channel_max or journal.channel_max
+        journal.client_heartbeat_s = tune.heartbeat
+
+    def _open(self, payload: bytes) -> None:
+        self._expect(Phase.TUNING, "connection.open")
+        self.journal.vhost = m.decode(m.ConnectionOpen, payload).virtual_host
+        self.journal.phase = Phase.OPENING
+        self.journal.lifecycle.vhost_given()
+
+    def _close(self, payload: bytes) -> None:
+        if self.journal.phase in (Phase.CLOSING, Phase.ENDED):
+            self.journal.tell_client(0, m.ConnectionCloseOk())
+            self.journal.lifecycle.client_is_told()
+        elif self.journal.phase is not Phase.FLUSHING:
+            self.journal.lifecycle.client_closes()
+
+    def _close_ok(self, payload: bytes) -> None:
+        if self.journal.phase is Phase.CLOSING:
+            self.journal.lifecycle.client_is_told()
+
+    def _update_secret(self, payload: bytes) -> None:
+        journal = self.journal
+        self._expect(Phase.RUNNING, "connection.update-secret")
+        secret = m.decode(m.ConnectionUpdateSecret, payload).new_secret
+        frame = method_frame(0, m.decode(m.ConnectionUpdateSecret, payload))
+        journal.secret_updates.append((secret, frame))
+        if journal.attached:
+            journal.broker_out.append(frame)
+
+    def _expect(self, phase: Phase, what: str) -> None:
+        if self.journal.phase is not phase:
+            raise ClientError(f"unexpected {what} while {self.journal.phase.value}", reply_code=503)
+
+    _HANDLERS: ClassVar[dict[int, Callable[[Greeting, bytes], None]]] = {
+        m.method_id(m.ConnectionStartOk): _start_ok,
+        m.method_id(m.ConnectionTuneOk): _tune_ok,
+        m.method_id(m.ConnectionOpen): _open,
+        m.method_id(m.ConnectionClose): _close,
+        m.method_id(m.ConnectionCloseOk): _close_ok,
+        m.method_id(m.ConnectionUpdateSecret): _update_secret,
+    }
