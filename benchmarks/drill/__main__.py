@@ -2,7 +2,7 @@
 
 Starts everything it needs (a cluster of its own, HAProxy if it is installed, Sidehop with this interpreter) and ends
 it. Exit code 1 when a client behind Sidehop saw a disconnect or a nack, or a message was lost, or came twice without
-an explanation; 2 when the drill itself could not be run.
+an explanation; 2 when the drill itself, or one cell of it, could not be run to its end.
 """
 
 from __future__ import annotations

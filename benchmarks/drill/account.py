@@ -55,7 +55,7 @@ class Verdict:
     def promises_kept(self) -> bool:
         """What Sidehop promises: nothing seen, nothing lost, nothing twice without being counted."""
         return not (
-            self.failure or self.disconnects or self.nacked or self.confirmed_but_lost or self.accepted_but_lost
+            self.disconnects or self.nacked or self.confirmed_but_lost or self.accepted_but_lost
             or self.duplicates_unexplained
         )  # fmt: skip
 

@@ -40,7 +40,7 @@ def markdown(verdicts: Sequence[Verdict], notes: Sequence[str]) -> str:
             for verdict in verdicts
         ],
     )  # fmt: skip
-    failures = [f"{verdict.client} by way of {verdict.mode} was not finished: {verdict.failure}"
+    failures = [f"{verdict.client} by way of {verdict.mode} was not finished: {' '.join(verdict.failure.split())}"
                 for verdict in verdicts if verdict.failure]  # fmt: skip
     return "\n".join([*seen, "", *waited, "", *(f"- {note}" for note in [*notes, *failures]), ""])
 
