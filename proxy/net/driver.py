@@ -133,6 +133,13 @@ class Driver:
         self.engine.shut_down(now)
         self._carry_out(now)
 
+    def abort(self) -> None:
+        """There is no more time."""
+        self._client.abort()
+        if self._broker is not None:
+            self._broker.abort()
+        self._close(self._loop.time())
+
     # Inside.
 
     def _tick(self) -> None:

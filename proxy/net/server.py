@@ -17,6 +17,9 @@ from proxy.session.credentials import Face
 from proxy.session.policy import SessionPolicy
 from proxy.upstream.pool import Pool
 
+# How long clients may take to answer the close of a proxy that goes.
+CLOSE_WAIT_S = 1.0
+
 
 class Server:
     """Accepts clients and owns their sessions."""
@@ -47,7 +50,6 @@ class Server:
         self._server: asyncio.Server | None = None
         self._count = 0
         self._empty = asyncio.Event()
-        self._draining = False
         pool.on_down(self._endpoint_down)
 
     @property
@@ -75,24 +77,27 @@ class Server:
     async def drain(self, grace_s: float) -> None:
         """Go on serving until the last client has left, or the grace is over. New clients are still accepted: an
         application that is shutting down may need them (peers call this the sidecar's life cycle)."""
-        self._draining = True
-        if not self._census.sessions:
-            return
+        await self._emptied(grace_s)
+
+    async def close(self) -> None:
+        """Stop accepting and end what is left with an honest close, which the clients get a moment to answer."""
+        if self._server is not None:
+            self._server.close()
+        for driver in self._drivers():
+            driver.shut_down()
+        await self._emptied(CLOSE_WAIT_S)
+        for driver in self._drivers():
+            driver.abort()
+
+    async def _emptied(self, limit_s: float) -> None:
+        """Wait until the last session is over, or the limit."""
         try:
-            async with asyncio.timeout(grace_s):
+            async with asyncio.timeout(limit_s):
                 while self._census.sessions:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
             return
-
-    async def close(self) -> None:
-        """Stop accepting and end what is left with an honest close."""
-        if self._server is not None:
-            self._server.close()
-        for driver in self._drivers():
-            driver.shut_down()
-        await asyncio.sleep(0)
 
     def _drivers(self) -> list[Driver]:
         return [driver for driver in self._census.sessions.values() if isinstance(driver, Driver)]
