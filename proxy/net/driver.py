@@ -47,6 +47,7 @@ class Driver:
         self._place = ""  # the endpoint at which this session holds a place of the dialler
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._was_steady = False
         self._reading = True
         self._busy = False
         self._opened_at = self._loop.time()
@@ -293,6 +294,10 @@ class Driver:
 
     def _arm(self) -> None:
         """One timer a session. It is left alone while it is early enough: re-arming for each chunk would cost more."""
+        steady = self.engine.steady
+        if steady and self._was_steady and self._timer is not None:
+            return
+        self._was_steady = steady
         due = self.engine.deadline()
         if due is None:
             return

@@ -42,6 +42,11 @@ class Restarts:
             channel.restarts += 1
         journal.report("channel_restarted", channel=channel.number, reason=reason, attempt=channel.restarts)
 
+    @property
+    def under_way(self) -> bool:
+        """Some channel is being set up again."""
+        return bool(self._channels)
+
     def _inside_content(self, channel: Channel) -> bool:
         if channel.publish_left != NO_CONTENT and not channel.discarding:
             return True

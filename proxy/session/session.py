@@ -173,6 +173,17 @@ class Session:
             due.extend(channel.settling_until for channel in journal.live_channels())
         return min((at for at in due if at is not None), default=None)
 
+    @property
+    def steady(self) -> bool:
+        """Nothing is under way but heartbeats, whose deadlines traffic can only move back: a timer may stay as it is."""
+        return (
+            self.journal.attached
+            and self.ending.until is None
+            and not self.journal.load.parked_bytes
+            and not self.restarts.under_way
+            and self.restoration.retry_at is None
+        )
+
     # Lifecycle: what one frame can cause.
 
     def credentials_given(self) -> None:
