@@ -103,7 +103,7 @@ node_env() {
   export RABBITMQ_ENABLED_PLUGINS_FILE="$DIR/$1/enabled_plugins"
 }
 
-# Our own port mapper, on its own port. It outlives single nodes.
+# Our own port mapper, on its own port. It outlives single nodes, and goes with the last one.
 start_epmd() {
   mkdir -p "$DIR"
   if [ ! -s "$DIR/.erlang.cookie" ]; then
@@ -251,6 +251,14 @@ do_stop() {
     done
     rm -f "$DIR/$n/beam.pid"
   done
+  stop_epmd
+}
+
+stop_epmd() {
+  local n p
+  for n in "${ALL[@]}"; do pid "$n" >/dev/null && return 0; done
+  if p=$(cat "$DIR/epmd.pid" 2>/dev/null) && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = epmd ]; then kill "$p"; fi
+  rm -f "$DIR/epmd.pid"
 }
 
 do_kill9() {
@@ -336,9 +344,8 @@ do_env() {
 }
 
 do_wipe() {
-  local p
   do_kill9 "${ALL[@]}"
-  if p=$(cat "$DIR/epmd.pid" 2>/dev/null) && [ "$(cat "/proc/$p/comm" 2>/dev/null)" = epmd ]; then kill "$p"; fi
+  stop_epmd
   rm -rf "$DIR"
 }
 

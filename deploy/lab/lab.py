@@ -347,8 +347,9 @@ def main(arguments: list[str]) -> int:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, stop)
+    # SIGINT too: a shell starts what runs in its background with SIGINT ignored, and Python leaves it so.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     options = parse(arguments)
     lab = Lab(
         Path(os.environ.get("LAB_DIR", ROOT / ".lab")).resolve(),

@@ -18,6 +18,7 @@ from tests.support.ports import BASE, free_port
 from tests.support.sidehop import ROOT
 
 LAB_PY = ROOT / "deploy" / "lab" / "lab.py"
+EPMD_PORT = BASE + 100
 AMQP_PORT = BASE + 100 + 11
 ETCD_PORT = BASE + 100 + 1
 
@@ -85,7 +86,7 @@ def test_run_starts_a_lab_that_works_and_stops_it(lab: LabCommand) -> None:
 
     assert press_ctrl_c(process) == 0
 
-    assert [port for port in (port, AMQP_PORT, ETCD_PORT) if listens(port)] == []
+    assert [port for port in (port, EPMD_PORT, AMQP_PORT, ETCD_PORT) if listens(port)] == []
 
 
 def test_run_leaves_a_lab_alone_that_was_there_before(lab: LabCommand) -> None:
