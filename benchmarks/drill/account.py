@@ -11,7 +11,7 @@ from typing import NamedTuple
 from benchmarks.drill.faults import Fault
 
 # A silence that begins later than this after a fault is another one's: the node's return, or the machine's.
-EFFECT_S = 10.0
+EFFECT_S = 3.0
 
 
 class Entry(NamedTuple):
