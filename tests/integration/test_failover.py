@@ -1,0 +1,200 @@
+"""A broker goes away under applications at work, in every way that brokers go; the applications see nothing.
+
+One proxy serves all tests here, with the policy `first`, so that all its sessions are on the node that is hurt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.applications import APPLICATIONS, PREFETCH, Application
+from tests.support.clients import PikaClient
+from tests.support.cluster import NODES, Cluster
+from tests.support.ports import free_port
+from tests.support.sidehop import Sidehop
+
+STEPS = 15
+
+
+@pytest.fixture(scope="module")
+def running(booted_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidehop]:
+    booted_cluster.make_whole()
+    nodes = (part for address in booted_cluster.addresses for part in ("--node", address))
+    environment = {
+        # A hung node is noticed before the cluster itself takes it for dead (8 s), which would partition it.
+        "SIDEHOP_SESSION__HEARTBEAT_S": "2",
+        "SIDEHOP_SESSION__HANDSHAKE_TIMEOUT_S": "4",
+        # So that a node which is back counts at once.
+        "SIDEHOP_HEALTH__USER": "guest",
+        "SIDEHOP_HEALTH__PASSWORD": "guest",
+        "SIDEHOP_HEALTH__RISE": "1",
+        "SIDEHOP_BALANCE__SLOW_START_S": "0",
+    }
+    folder = tmp_path_factory.mktemp("sidehop")
+    proxy = Sidehop(folder, free_port(), free_port(), "--policy", "first", *nodes, env=environment)
+    try:
+        yield proxy.start()
+        proxy.stop()
+    finally:
+        proxy.kill()
+
+
+@pytest.fixture
+def proxy(running: Sidehop, cluster: Cluster) -> Sidehop:
+    """The proxy, no client, and all nodes well in its eyes."""
+    running.wait_sessions(0)
+    for address in cluster.addresses:
+        running.wait_endpoint(address, "up")
+    return running
+
+
+@pytest.fixture
+def applications(proxy: Sidehop, cluster: Cluster, queue_name: str) -> Iterator[list[Application]]:
+    """One of each library, all at work on the same node."""
+    started = [kind(proxy.port, f"{queue_name}.{library}") for library, kind in APPLICATIONS.items()]
+    for application in started:
+        application.start()
+    for application in started:
+        application.wait_progress(STEPS)
+    assert len({session["endpoint"] for session in proxy.sessions()}) == 1
+    yield started
+    for application in started:
+        application.stopping.set()
+
+
+def node_in_use(proxy: Sidehop, cluster: Cluster) -> int:
+    return cluster.number_at(proxy.sessions()[0]["endpoint"])
+
+
+def wait_left(proxy: Sidehop, cluster: Cluster, n: int) -> None:
+    """Until no session is at node n any more, wherever else it may be."""
+    left = cluster.addresses[n - 1]
+    proxy.wait_for(lambda: all(session["endpoint"] != left for session in proxy.sessions()), f"all to leave {left}", 60)
+
+
+def wait_attached(proxy: Sidehop) -> None:
+    def attached() -> bool:
+        return all(session["state"] == "attached" for session in proxy.sessions())
+
+    proxy.wait_for(attached, "all sessions to have a node", 60)
+
+
+def replayed(proxy: Sidehop) -> float:
+    return sum(value for name, value in proxy.metrics().items() if name.startswith("sidehop_replayed_publishes_total"))
+
+
+def consumers(cluster: Cluster, n: int, applications: list[Application]) -> list[list[str]]:
+    """What the broker knows of the consumers: queue, tag, acks, prefetch. Those of a dead node stay a while, inactive."""
+    ours = {name for application in applications for name in (application.confirmed_queue, application.private_queue)}
+    lines = cluster.ctl(n, "list_consumers", "queue_name", "consumer_tag", "ack_required", "prefetch_count", "active")
+    known = [columns for columns in map(str.split, lines.splitlines()) if columns and columns[0] in ours]
+    return sorted(columns for columns in known if columns[-1] == "true")
+
+
+def bodies(cluster: Cluster, n: int, queue: str, wanted: set[int]) -> Counter[int]:
+    """Everything in a queue, straight from a node, once all that is wanted has come."""
+    client = PikaClient(cluster.amqp_port(n))
+    channel = client.channel()
+    channel.qos(500)
+    channel.consume(queue)
+    got: Counter[int] = Counter()
+    until = time.monotonic() + 60
+    while not wanted <= set(got) or channel.count(queue):
+        assert time.monotonic() < until, f"{queue} lacks {sorted(wanted - set(got))}"
+        client.serve()
+        if channel.received:
+            channel.ack(channel.received[-1].tag, multiple=True)
+            got.update(int(message.body) for message in channel.received)
+            channel.received.clear()
+    client.close()
+    return got
+
+
+def account(proxy: Sidehop, cluster: Cluster, applications: list[Application], replayed_before: float) -> None:
+    """Every message that an application handed over is there, and nothing is there twice without a reason."""
+    survivor = next(n for n in NODES if cluster.is_up(n))
+    for application in applications:
+        application.finish()
+    duplicates = 0
+    for application in applications:
+        application.require_kept_promises()
+        wanted = set(range(1, application.plain + 1))
+        plain = bodies(cluster, survivor, application.plain_queue, wanted)
+        assert set(plain) == wanted
+        duplicates += application.unflagged_duplicates + plain.total() - len(plain)
+    assert duplicates <= replayed(proxy) - replayed_before
+    proxy.wait_sessions(0)
+
+
+FAULTS: dict[str, Callable[[Cluster, int], None]] = {
+    "operator_close": lambda cluster, n: cluster.close_connections(n),
+    "stop_app": lambda cluster, n: cluster.stop_app(n),
+    "SIGSTOP": lambda cluster, n: cluster.pause(n),
+    "kill -9": lambda cluster, n: cluster.kill9(n),
+    "SIGTERM": lambda cluster, n: cluster.stop(n),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_applications_do_not_notice_that_their_node_goes(
+    proxy: Sidehop, cluster: Cluster, applications: list[Application], fault: str
+) -> None:
+    n = node_in_use(proxy, cluster)
+    other = n % len(NODES) + 1
+    ids = {session["id"] for session in proxy.sessions()}
+    private_queues = [application.private_queue for application in applications]
+    consumers_before, replayed_before = consumers(cluster, other, applications), replayed(proxy)
+    assert len(consumers_before) == 2 * len(applications)
+
+    FAULTS[fault](cluster, n)
+    if fault == "SIGSTOP":
+        wait_left(proxy, cluster, n)
+        cluster.resume(n)
+    proxy.wait_for(lambda: all(session["failovers"] for session in proxy.sessions()), "a failover of each", 60)
+    wait_attached(proxy)
+    for application in applications:
+        application.wait_progress(STEPS)
+
+    sessions = proxy.sessions()
+    assert {session["id"] for session in sessions} == ids
+    assert [session["channels"] for session in sessions] == [5] * len(applications)
+    assert [application.private_queue for application in applications] == private_queues
+    proxy.wait_for(lambda: consumers(cluster, other, applications) == consumers_before, "the same consumers", 60)
+    assert [columns[3] for columns in consumers_before].count(str(PREFETCH)) == len(applications)
+    account(proxy, cluster, applications, replayed_before)
+
+
+@pytest.mark.parametrize("second", ["at once", "during the recovery"])
+def test_applications_do_not_notice_that_two_nodes_go(
+    proxy: Sidehop, cluster: Cluster, applications: list[Application], second: str
+) -> None:
+    ids = {session["id"] for session in proxy.sessions()}
+    replayed_before = replayed(proxy)
+    n = node_in_use(proxy, cluster)
+    # The policy `first` says where the sessions go next.
+    follower = 2 if n == 1 else 1
+
+    with ThreadPoolExecutor() as pool:
+        stopping = [pool.submit(cluster.stop_app, n)]
+        if second == "at once":
+            stopping.append(pool.submit(cluster.stop_app, follower))
+        else:
+            wait_left(proxy, cluster, n)
+            cluster.pause(follower)
+            wait_left(proxy, cluster, follower)
+            cluster.resume(follower)
+        for stopped in stopping:
+            stopped.result()
+    wait_left(proxy, cluster, n)
+    cluster.make_whole()
+    wait_attached(proxy)
+    for application in applications:
+        application.wait_progress(STEPS)
+
+    assert {session["id"] for session in proxy.sessions()} == ids
+    account(proxy, cluster, applications, replayed_before)
