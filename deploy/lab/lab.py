@@ -130,8 +130,11 @@ class Etcd:
 
     def _call(self, method: str, body: dict[str, str]) -> dict:
         request = urllib.request.Request(f"{self.url}/v3/kv/{method}", json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.URLError as error:
+            raise Failure(f"etcd at {self.url} does not answer ({error}); 3.4 or newer is needed") from error
 
 
 class Lab:

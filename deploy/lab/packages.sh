@@ -3,7 +3,7 @@
 #
 # NAME is rabbitmq, etcd, haproxy or a package of the distribution. Their services are neither started nor enabled, and
 # a service that is there already is left as it is. Without anything to install it does nothing and needs no rights.
-set -eu
+set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 
 log=${LAB_DIR:-.lab}/apt.log
@@ -13,7 +13,7 @@ say() { echo "$*" >&2; }
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-has_candidate() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [^(]'; }
+has_candidate() { apt-cache policy "$1" 2>/dev/null | grep 'Candidate: [^(]' >/dev/null; }
 
 is_installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | cut -c1-2)" = ii ]; }
 
@@ -86,6 +86,16 @@ lists_are_empty() { ! compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null; }
 
 apt() { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y "$@"; }
 
+refresh_lists() {
+  say "  reading the package lists ..."
+  apt update >>"$log" 2>&1 || true # what counts is whether the installation works
+}
+
+# Says which packages are ready as they are; everything else goes to the log.
+apt_install() {
+  apt install --no-install-recommends "$@" 2>&1 | tee -a "$log" | sed -n 's/^Setting up \([^ ]*\).*/  \1/p' >&2
+}
+
 install() {
   if ! has apt-get; then
     say "Missing: $*. This is no Debian or Ubuntu; install it with the package tool of this system, then try again."
@@ -94,12 +104,10 @@ install() {
   become_root "$@"
   mkdir -p "$(dirname "$log")"
   say "installing from the distribution: $* (log: $log)"
-  if lists_are_empty; then
-    say "  reading the package lists ..."
-    apt update >"$log" 2>&1 || true # what matters is whether the installation below works
-  fi
+  : >"$log"
   forbid_start
-  if ! apt install --no-install-recommends "$@" 2>&1 | tee -a "$log" | sed -n 's/^Setting up \([^ ]*\).*/  \1/p' >&2; then
+  if lists_are_empty; then refresh_lists; fi
+  if ! apt_install "$@" && { refresh_lists && ! apt_install "$@"; }; then
     tail -15 "$log" >&2
     say "The installation failed. Run this and look at its answer, then try again:"
     say "  ${as_root[*]:+sudo }apt-get update && ${as_root[*]:+sudo }apt-get install -y $*"
@@ -108,7 +116,6 @@ install() {
   disable_new_services "$@"
 }
 
-set -o pipefail
 missing=()
 for wanted in "$@"; do
   read -r -a found <<<"$(missing_for "$wanted")"
