@@ -14,15 +14,15 @@ help: ## this list
 	@echo "  make run LISTEN=127.0.0.1:5673        another port, when 5672 is taken; ADMIN= moves the admin API"
 	@echo "  make run ETCD=http://host:2379        your own etcd (several: separated by blanks), no lab"
 	@echo "  make run NODES='host:5672 host:5673'  your own brokers, no etcd, no lab"
-	@echo "  make run POLICY=least_connections     another balancing policy; CONFIG=FILE for everything else"
+	@echo "  make run POLICY=least_connections     another balancing policy"
 
 install: ## .venv with the package in it, so that .venv/bin/sidehop runs
 	@deploy/lab/venv.sh try
 
 run: install ## Sidehop in front of a local three-node RabbitMQ cluster and etcd; Ctrl-C stops all of it
-	@$(if $(ETCD)$(NODES)$(CONFIG),,deploy/lab/packages.sh rabbitmq etcd &&) exec $(LAB) run --listen $(LISTEN) --admin $(ADMIN) \
+	@$(if $(ETCD)$(NODES),,deploy/lab/packages.sh rabbitmq etcd &&) exec $(LAB) run --listen $(LISTEN) --admin $(ADMIN) \
 	  $(foreach url,$(ETCD),--etcd $(url)) $(foreach node,$(NODES),--node $(node)) \
-	  $(if $(POLICY),--policy $(POLICY)) $(if $(CONFIG),--config $(CONFIG))
+	  $(if $(POLICY),--policy $(POLICY))
 
 test: ## everything: lint, types, import contracts, unit, property and integration tests
 	@deploy/lab/venv.sh dev
@@ -38,7 +38,7 @@ lint: ## what the style tools say, quickly
 	.venv/bin/shellcheck deploy/lab/*.sh .ci/run
 	.venv/bin/yamllint deploy config
 
-demo: install ## load through the proxy, a broker killed again and again, a table of what the clients saw
+demo: ## load through the proxy, a broker killed again and again, a table of what the clients saw
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
 	@exec .venv/bin/python -m benchmarks.drill $(ARGS)
