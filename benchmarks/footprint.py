@@ -63,7 +63,7 @@ def _figures(
         time.sleep(SETTLE_S)
         idle_kib = proxy.rss_kib()
         started_s = time.monotonic()
-        command = [str(rig.path), "idle", addresses[0], str(asked.sessions)]
+        command = [rig.load, "idle", addresses[0], str(asked.sessions)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             if holder.stdout.readline() != "ready\n":

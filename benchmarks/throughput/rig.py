@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import stand
 
-SOURCE = Path(__file__).parent / "rig.c"
+SOURCES = Path(__file__).parent
 TRIPS = 5000
 
 
@@ -43,21 +43,22 @@ class Rig:
         compiler = shutil.which("gcc") or shutil.which("cc")
         if compiler is None:
             raise stand.StandError("the load generator is compiled at run time: apt-get install gcc libc6-dev")
-        self.path = folder / "rig"
         self.folder = folder
-        done = subprocess.run(
-            [compiler, "-O2", "-o", str(self.path), str(SOURCE), "-lpthread"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise stand.StandError(f"rig.c does not compile:\n{done.stderr}")
+        for name in ("broker", "load"):
+            command = [compiler, "-O2", "-o", str(folder / name), str(SOURCES / f"{name}.c"), "-lpthread"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise stand.StandError(f"{name}.c does not compile:\n{done.stderr}")
+
+    @property
+    def load(self) -> str:
+        """The path of the load generator."""
+        return str(self.folder / "load")
 
     @contextlib.contextmanager
     def broker(self, port: int) -> Iterator[str]:
         """The broker that costs nothing, listening on the port; yields its address."""
-        program = stand.Program("fake broker", [str(self.path), "broker", str(port)], self.folder / "broker.log")
+        program = stand.Program("fake broker", [str(self.folder / "broker"), str(port)], self.folder / "broker.log")
         try:
             stand.await_listening(program, port)
             yield f"127.0.0.1:{port}"
@@ -88,10 +89,10 @@ class Rig:
         words = " ".join(arguments)
         try:
             done = subprocess.run(
-                [str(self.path), *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
+                [self.load, *arguments], capture_output=True, text=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise stand.StandError(f"rig {words}: nothing after {timeout_s:.0f} s") from error
+            raise stand.StandError(f"load {words}: nothing after {timeout_s:.0f} s") from error
         if done.returncode:
-            raise stand.StandError(f"rig {words}: {done.stderr.strip()}")
+            raise stand.StandError(f"load {words}: {done.stderr.strip()}")
         return done.stdout
