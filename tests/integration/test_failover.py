@@ -89,7 +89,7 @@ def replayed(proxy: Sidehop) -> float:
 
 
 def consumers(cluster: Cluster, n: int, applications: list[Application]) -> list[list[str]]:
-    """What the broker knows of the consumers: queue, tag, acks, prefetch. Those of a dead node stay a while, inactive."""
+    """What the broker knows of the consumers: queue, tag, acks, prefetch. The dead stay a while, inactive."""
     ours = {name for application in applications for name in (application.confirmed_queue, application.private_queue)}
     lines = cluster.ctl(n, "list_consumers", "queue_name", "consumer_tag", "ack_required", "prefetch_count", "active")
     known = [columns for columns in map(str.split, lines.splitlines()) if columns and columns[0] in ours]
