@@ -76,8 +76,8 @@ def test_a_broker_that_dies_of_an_internal_error_is_replaced():
 
 def test_an_operator_who_insists_is_obeyed():
     story = (with_channel() >> FromBroker(forced(b"go"))).forget() >> Handshaken() << ToBroker(REOPENED)
-    (story >> FromBroker(forced(b"go")) << ToBroker(CLOSE_OK) << ToBroker(on(0, m.ConnectionClose(200, b"client is gone")))
-     << ToClient(forced(b"go"))).done()  # fmt: skip
+    left = on(0, m.ConnectionClose(200, b"client is gone"))
+    (story >> FromBroker(forced(b"go")) << ToBroker(CLOSE_OK, left) << ToClient(forced(b"go"))).done()
 
 
 def test_an_operator_may_close_again_after_a_minute():

@@ -1,0 +1,15 @@
+"""A few hundred lives of a session. Longer runs: `python -m tests.simulation --seeds 100000`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.__main__ import failure_of
+
+BLOCK = 10
+
+
+@pytest.mark.parametrize("start", range(0, 120, BLOCK))
+def test_every_promise_is_kept(start):
+    failures = [failure for seed in range(start, start + BLOCK) if (failure := failure_of(seed))]
+    assert not failures, failures[0]
