@@ -19,6 +19,16 @@ class NoBroker(Exception):
     """No connection could be had; the text is for people."""
 
 
+class _Places:
+    """The places at one endpoint; `users` are the sessions that have one or wait for one."""
+
+    __slots__ = ("free", "users")
+
+    def __init__(self, limit: int) -> None:
+        self.free = asyncio.Semaphore(limit)
+        self.users = 0
+
+
 class Dialler:
     """Picks endpoints and connects. Shared by all sessions of a process.
 
@@ -30,7 +40,7 @@ class Dialler:
         self._policy = policy
         self._pool = pool
         self._rng = rng
-        self._places: dict[str, asyncio.Semaphore] = {}
+        self._places: dict[str, _Places] = {}
         self._tls = tls_context(policy)
 
     async def dial(
@@ -43,23 +53,31 @@ class Dialler:
         endpoint = self._pool.pick(loop.time(), context, avoid)
         if endpoint is None:
             raise NoBroker("no usable broker node is known")
-        places = self._places.setdefault(endpoint.name, asyncio.Semaphore(self._policy.attachments_max))
+        places = self._places.setdefault(endpoint.name, _Places(self._policy.attachments_max))
+        places.users += 1
         self._pool.attaching(endpoint.name)
         try:
-            await places.acquire()
+            await places.free.acquire()
             try:
                 link = await self._connect(endpoint, make_link)
             except BaseException:
-                places.release()
+                places.free.release()
                 raise
         except BaseException:
-            self._pool.attach_ended(endpoint.name)
+            self._leave(endpoint.name)
             raise
         return endpoint, link
 
     def release(self, name: str) -> None:
         """A session is attached to an endpoint, or has given up there."""
-        self._places[name].release()
+        self._places[name].free.release()
+        self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        places = self._places[name]
+        places.users -= 1
+        if not places.users:
+            del self._places[name]  # names of pods come and go without end
         self._pool.attach_ended(name)
 
     async def _connect(self, endpoint: Endpoint, make_link: Callable[[], Link]) -> Link:
@@ -79,9 +97,11 @@ class Dialler:
             raise NoBroker(
                 f"{endpoint.name} ({endpoint.address}): no connection within {self._policy.connect_timeout_s:g}s"
             ) from error
-        except OSError as error:  # refused, unreachable, unknown host, TLS
+        # Refused, unreachable, unknown host, TLS. UnicodeError: a host name that cannot be encoded for DNS.
+        except (OSError, UnicodeError) as error:
             self._pool.observe(endpoint.name, "connect_failed", loop.time())
-            raise NoBroker(f"{endpoint.name} ({endpoint.address}): {error.strerror or error}") from error
+            reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
+            raise NoBroker(f"{endpoint.name} ({endpoint.address}): {reason}") from error
         now = loop.time()
         self._pool.observe(endpoint.name, "connected", now, now - started_at)
         return link
@@ -92,7 +112,8 @@ def tls_context(policy: DialPolicy) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=policy.tls_ca or None)
         if policy.tls_cert:
-            context.load_cert_chain(policy.tls_cert, policy.tls_key)
+            # An empty password: OpenSSL would ask for one at the terminal, and wait.
+            context.load_cert_chain(policy.tls_cert, policy.tls_key, password="")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"dial: tls_ca, tls_cert or tls_key cannot be used: {error}") from error
     if not policy.tls_verify:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.amqp.frames import Buffer
@@ -36,10 +37,14 @@ class Surroundings:
 
 
 class Driver:
-    """One client connection. Every event of its sockets and clock goes to the engine, then `_carry_out` follows."""
+    """One client connection. Every event of its sockets and clock goes to the engine, then `_carry_out` follows.
 
-    def __init__(self, around: Surroundings, client: Link, number: int) -> None:
+    `over` is called when the session has ended; the client's socket may still have something to write.
+    """
+
+    def __init__(self, around: Surroundings, client: Link, number: int, over: Callable[[], None]) -> None:
         self._around = around
+        self._over = over
         self._loop = asyncio.get_running_loop()
         self._client = client
         self._broker: Link | None = None
@@ -95,9 +100,9 @@ class Driver:
                 self.engine.from_client(chunk, now)
             else:
                 self.engine.from_broker(link.generation, chunk, now)
+            self._carry_out(now)
         except Exception:
             self._bug(now)
-        self._carry_out(now)
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer is gone."""
@@ -105,40 +110,45 @@ class Driver:
         try:
             if link is self._client:
                 self.engine.client_gone(now)
+                self._share_the_pace(now)
             else:
                 self.engine.broker_lost(link.generation, reason, now)
+            self._carry_out(now)
         except Exception:
             self._bug(now)
-        self._carry_out(now)
 
     def link_full(self, link: Link, full: bool) -> None:
         """Let the other side wait, or go on."""
-        if link is self._client:
-            if self._broker is not None:
-                self._broker.read(not full)
-        else:
-            self._client.read(self._reading and not full)
+        now = self._loop.time()
+        self._share_the_pace(now)
+        self._arm()
 
     # What the server calls.
 
     def endpoint_down(self, name: str, cause: str) -> None:
         """The pool knows that the broker behind this session is down."""
-        if self._broker is not None and name == self.endpoint:
-            now = self._loop.time()
+        if self._broker is None or name != self.endpoint:
+            return
+        now = self._loop.time()
+        try:
             self.engine.broker_lost(self._broker.generation, cause, now, "heartbeat_missed")
             self._carry_out(now)
+        except Exception:
+            self._bug(now)
 
     def shut_down(self) -> None:
         """The process has to go."""
         now = self._loop.time()
-        self.engine.shut_down(now)
-        self._carry_out(now)
+        try:
+            self.engine.shut_down(now)
+            self._carry_out(now)
+        except Exception:
+            self._bug(now)
 
     def abort(self) -> None:
-        """There is no more time."""
+        """There is no more time, or not even a polite end is possible."""
         self._client.abort()
-        if self._broker is not None:
-            self._broker.abort()
+        self._leave_broker(abort=True)
         self._close(self._loop.time())
 
     # Inside.
@@ -148,14 +158,33 @@ class Driver:
         now = self._loop.time()
         try:
             self.engine.tick(now)
+            self._share_the_pace(now)
+            self._carry_out(now)
         except Exception:
             self._bug(now)
-        self._carry_out(now)
 
     def _bug(self, now: float) -> None:
         """The outermost net: a bug ends this session with 541 and no other."""
         self._report(Report("internal_error", {"stack": traceback.format_exc()}))
-        self.engine.fail(now)
+        try:
+            self.engine.fail(now)
+            self._carry_out(now)
+            if self.engine.deadline() is None:  # it thinks that it is over, and may not have come to say so
+                self._close(now)
+        except Exception:
+            self._report(Report("internal_error", {"stack": traceback.format_exc()}))
+            self.engine.ending.because("internal_error")
+            self.abort()
+
+    def _share_the_pace(self, now: float) -> None:
+        """Read no faster from one side than the other side takes it. A client that is gone keeps nobody waiting."""
+        broker = self._broker
+        client_waits = broker is not None and broker.full
+        broker_waits = self._client.full and self.engine.ending.client_here
+        self._client.read(self._reading and not client_waits)
+        if broker is not None:
+            broker.read(not broker_waits)
+        self.engine.pulse.unread(client_waits, broker_waits, now)
 
     def _carry_out(self, now: float) -> None:
         journal = self.engine.journal
@@ -182,7 +211,7 @@ class Driver:
             case Dial():
                 self._dialling = self._loop.create_task(self._dial(command), name=f"dial {self.id}")
             case HangUp():
-                self._hang_up(command)
+                self._hang_up(command, now)
             case Attached():
                 self._around.pool.attached(self.endpoint)
                 self._free_place()
@@ -190,7 +219,7 @@ class Driver:
                 self._observe(command, now)
             case ReadClient():
                 self._reading = command.wanted
-                self._client.read(command.wanted and not (self._broker is not None and self._broker.full))
+                self._share_the_pace(now)
             case CloseClient():
                 self._close(now)
             case Report():
@@ -217,43 +246,49 @@ class Driver:
         )
         generation = command.generation
         try:
-            endpoint, link = await self._around.dialler.dial(
-                context, command.avoid, command.resumes, lambda: Link(self, generation)
-            )
-        except NoBroker as failure:
-            now = self._loop.time()
-            self._dialling = None
-            self.engine.dial_failed(generation, str(failure), now)
-            self._carry_out(now)
-            return
+            try:
+                endpoint, link = await self._around.dialler.dial(
+                    context, command.avoid, command.resumes, lambda: Link(self, generation)
+                )
+            except NoBroker as failure:
+                self._dialling = None
+                now = self._loop.time()
+                self.engine.dial_failed(generation, str(failure), now)
+                self._carry_out(now)
+            else:
+                self._dialling = None
+                self._connected(endpoint.name, link, generation)
         except Exception:
             self._dialling = None
             self._bug(self._loop.time())
-            self._carry_out(self._loop.time())
-            return
+
+    def _connected(self, endpoint: str, link: Link, generation: int) -> None:
         now = self._loop.time()
-        self._dialling = None
+        # What was counted without a broker stays there: a counter must not move from one endpoint to another.
+        self._around.census.finish("", self.counters.take())
         self._broker = link
-        self._place = self.endpoint = endpoint.name
+        self._place = self.endpoint = endpoint
         self._connected_at = now
-        if self._client.full:
-            link.read(False)
-        self.engine.broker_up(generation, endpoint.name, now)
+        self._share_the_pace(now)
+        self.engine.broker_up(generation, endpoint, now)
         self._carry_out(now)
 
-    def _hang_up(self, command: HangUp) -> None:
+    def _hang_up(self, command: HangUp, now: float) -> None:
+        if self._broker is None or self._broker.generation == command.generation:
+            self._leave_broker(abort=command.abort)
+            self._share_the_pace(now)
+
+    def _leave_broker(self, *, abort: bool) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
             self._dialling = None
-        link = self._broker
-        if link is None or link.generation != command.generation:
+        link, self._broker = self._broker, None
+        if link is None:
             return
-        if command.abort:
+        if abort:
             link.abort()
         else:
             link.close()
-        self._broker = None
-        self._client.read(self._reading)
         if self._place:
             self._free_place()
         else:
@@ -273,6 +308,7 @@ class Driver:
 
     def _close(self, now: float) -> None:
         self._client.close()
+        self._leave_broker(abort=False)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -291,6 +327,7 @@ class Driver:
                     },
                 )
             )
+            self._over()
 
     def _arm(self) -> None:
         """One timer a session. It is left alone while it is early enough: re-arming for each chunk would cost more."""

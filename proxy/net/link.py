@@ -14,6 +14,8 @@ from proxy.amqp.frames import Buffer
 
 # uvloop's default of 64 KiB would pause a sender several times for one burst of a fast publisher.
 WRITE_HIGH_WATER_BYTES = 512 * 1024
+# How long a peer may take to read what was written before a close; a hung one would keep its socket for ever.
+LINGER_S = 10.0
 
 
 class LinkOwner(Protocol):
@@ -35,13 +37,14 @@ class LinkOwner(Protocol):
 class Link(asyncio.Protocol):
     """One connected socket. `peer` is `host:port` for people."""
 
-    __slots__ = ("_closed", "_owner", "_transport", "_unread", "full", "generation", "peer")
+    __slots__ = ("_closed", "_linger", "_owner", "_transport", "_unread", "full", "generation", "peer")
 
     def __init__(self, owner: LinkOwner | None = None, generation: int = 0) -> None:
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._unread = False
         self._closed = False
+        self._linger: asyncio.TimerHandle | None = None
         self.generation = generation
         self.full = False
         self.peer = ""
@@ -66,6 +69,10 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by whomever."""
+        self.full = False
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         if not self._closed and self._owner is not None:
             self._closed = True
             self._owner.link_lost(self, str(exc) if exc else "connection closed by peer")
@@ -107,8 +114,9 @@ class Link(asyncio.Protocol):
     def close(self) -> None:
         """Close after what is written; nothing more is heard of this link."""
         self._closed = True
-        if self._transport is not None:
+        if self._transport is not None and self._linger is None:
             self._transport.close()
+            self._linger = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def abort(self) -> None:
         """Close at once, for a peer that does not answer."""

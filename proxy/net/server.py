@@ -12,6 +12,7 @@ from proxy.net.dialler import Dialler
 from proxy.net.driver import Driver, Surroundings
 from proxy.net.link import Link
 from proxy.net.policy import DialPolicy, ListenPolicy
+from proxy.net.refusals import Refusals, watch_handshakes
 from proxy.reports import Report, ReportSink
 from proxy.session.credentials import Face
 from proxy.session.policy import SessionPolicy
@@ -36,7 +37,7 @@ class Server:
     ) -> None:
         self._policy = listen
         self._census = census
-        self._report = report
+        self._report = Refusals(report)
         self._around = Surroundings(
             policy=session,
             pool=pool,
@@ -44,10 +45,13 @@ class Server:
             census=census,
             face=Face(),
             rng=rng,
-            report=report,
+            report=self._report,
         )
         self._tls = _tls_context(listen)
+        if self._tls is not None:
+            watch_handshakes(self._tls, lambda reason: self._refused("tls", reason))
         self._server: asyncio.Server | None = None
+        self._links: set[Link] = set()
         self._count = 0
         self._empty = asyncio.Event()
         pool.on_down(self._endpoint_down)
@@ -71,6 +75,8 @@ class Server:
             self._policy.host,
             self._policy.port,
             ssl=self._tls,
+            # Strangers may not hold a socket longer than clients.
+            ssl_handshake_timeout=self._around.policy.handshake_timeout_s if self._tls is not None else None,
             backlog=self._policy.backlog,
         )
 
@@ -88,12 +94,14 @@ class Server:
         await self._emptied(CLOSE_WAIT_S)
         for driver in self._drivers():
             driver.abort()
+        for link in self._links:
+            link.abort()
 
     async def _emptied(self, limit_s: float) -> None:
-        """Wait until the last session is over, or the limit."""
+        """Wait until the last session is over and the last client's socket is closed, or the limit."""
         try:
             async with asyncio.timeout(limit_s):
-                while self._census.sessions:
+                while self._census.sessions or self._links:
                     self._empty.clear()
                     await self._empty.wait()
         except TimeoutError:
@@ -109,20 +117,24 @@ class Server:
     def _accepted(self) -> Link:
         return _ClientLink(self)
 
-    def admit(self, link: _ClientLink) -> Driver | None:
+    def admit(self, link: Link) -> Driver | None:
         """Open a session for a client, unless there are too many."""
         if len(self._census.sessions) >= self._policy.sessions_max:
-            refused = self._census.sessions_refused
-            refused["sessions_max"] = refused.get("sessions_max", 0) + 1
-            self._report(Report("session_refused", {"client": link.peer, "reason": "listen.sessions_max is reached"}))
+            self._refused("sessions_max", "listen.sessions_max is reached", link.peer)
             return None
+        self._links.add(link)
         self._count += 1
-        return Driver(self._around, link, self._count)
+        return Driver(self._around, link, self._count, self._empty.set)
 
-    def left(self) -> None:
+    def left(self, link: Link) -> None:
         """A client's socket is closed."""
-        if not self._census.sessions:
-            self._empty.set()
+        self._links.discard(link)
+        self._empty.set()
+
+    def _refused(self, cause: str, reason: str, client: str = "") -> None:
+        refused = self._census.sessions_refused
+        refused[cause] = refused.get(cause, 0) + 1
+        self._report(Report("session_refused", {"client": client, "cause": cause, "reason": reason}))
 
 
 class _ClientLink(Link):
@@ -142,7 +154,7 @@ class _ClientLink(Link):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._server.left()
+        self._server.left(self)
 
 
 def _tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:
@@ -150,7 +162,8 @@ def _tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:
         return None
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(policy.tls_cert, policy.tls_key)
+        # An empty password: OpenSSL would ask for one at the terminal, and wait.
+        context.load_cert_chain(policy.tls_cert, policy.tls_key, password="")
         if policy.tls_client_ca:
             context.load_verify_locations(policy.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED

@@ -11,6 +11,9 @@ from proxy.errors import ClientError
 from proxy.session.credentials import MECHANISMS, Credentials
 from proxy.session.journal import Journal, Phase
 
+# A client renews its token now and then; more than this many at once without an answer is no renewal.
+SECRET_UPDATES_MAX = 8
+
 
 class Greeting:
     """The client's methods on channel 0, each legal in some phases of the conversation only."""
@@ -67,6 +70,8 @@ class Greeting:
     def _update_secret(self, payload: bytes) -> None:
         journal = self.journal
         self._expect(Phase.RUNNING, "connection.update-secret")
+        if len(journal.secret_updates) >= SECRET_UPDATES_MAX:
+            raise ClientError("too many connection.update-secret without an answer", reply_code=506)
         secret = m.decode(m.ConnectionUpdateSecret, payload).new_secret
         frame = method_frame(0, m.decode(m.ConnectionUpdateSecret, payload))
         journal.secret_updates.append((secret, frame))
@@ -85,3 +90,17 @@ class Greeting:
         m.method_id(m.ConnectionCloseOk): _close_ok,
         m.method_id(m.ConnectionUpdateSecret): _update_secret,
     }
+
+
+def spoken(first: bytes) -> str:
+    """Guess the language of a stranger from its first bytes; for the log, so nothing of them is repeated."""
+    if first[:1] == b"\x16" and first[1:2] in (b"", b"\x03"):
+        return "TLS"
+    if first[:4] == b"AMQP":
+        version = ".".join(map(str, first[5:8]))
+        return f"AMQP {version or 'of another version'} (protocol id {first[4]})"
+    if first[:4] in (b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"PRI "):
+        return "HTTP"
+    if first[:1] == b"\x10" and b"MQTT" in first[:8]:
+        return "MQTT"
+    return "STOMP" if first[:4] in (b"CONN", b"STOM") else "something else"

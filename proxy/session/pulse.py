@@ -16,6 +16,16 @@ class Pulse:
         self._journal = journal
         self.client_heard_at = journal.now
         self._client_said_at = journal.now
+        self._client_unread = False
+        self._broker_unread = False
+
+    def unread(self, client: bool, broker: bool, now: float) -> None:
+        """Which sides the shell lets wait because the other side is slow; their silence then means nothing."""
+        if self._client_unread and not client:
+            self.client_heard_at = now
+        if self._broker_unread and not broker and self._journal.uplink is not None:
+            self._journal.uplink.heard_at = now
+        self._client_unread, self._broker_unread = client, broker
 
     def wrote(self, to_client: bool, to_broker: bool, now: float) -> None:
         """Output was taken by the shell."""
@@ -25,17 +35,18 @@ class Pulse:
             self._journal.uplink.said_at = now
 
     def due(self, reading: bool) -> list[float | None]:
-        """When something has to be said or has been missed. A client that we do not read cannot be missed."""
+        """When something has to be said or has been missed. A peer that we do not read cannot be missed."""
         due: list[float | None] = []
         beat = self._journal.client_heartbeat_s
         if beat:
             due.append(self._client_said_at + beat / 2)
-            if reading:
+            if reading and not self._client_unread:
                 due.append(self.client_heard_at + MISSED_HEARTBEATS * beat)
         uplink = self._journal.uplink
         if uplink is not None and uplink.heartbeat_s:
             due.append(uplink.said_at + uplink.heartbeat_s / 2)
-            due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
+            if not self._broker_unread:
+                due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
         return due
 
     def beat(self) -> None:
@@ -51,11 +62,13 @@ class Pulse:
     def client_silent(self) -> bool:
         """The client has missed its heartbeats."""
         beat = self._journal.client_heartbeat_s
-        return bool(beat) and self._journal.now >= self.client_heard_at + MISSED_HEARTBEATS * beat
+        if not beat or self._client_unread:
+            return False
+        return self._journal.now >= self.client_heard_at + MISSED_HEARTBEATS * beat
 
     def broker_silent(self) -> bool:
         """The broker has missed its heartbeats: its socket may be open, it hangs all the same."""
         uplink = self._journal.uplink
-        if uplink is None or not uplink.heartbeat_s:
+        if uplink is None or not uplink.heartbeat_s or self._broker_unread:
             return False
         return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s

@@ -19,6 +19,7 @@ from proxy.session.channel import Channel
 from proxy.session.commands import HangUp, Observation, Observe, ReadClient
 from proxy.session.credentials import Face
 from proxy.session.ending import Ending
+from proxy.session.greeting import spoken
 from proxy.session.journal import Journal, Phase
 from proxy.session.policy import SessionPolicy
 from proxy.session.pulse import Pulse
@@ -175,7 +176,7 @@ class Session:
 
     @property
     def steady(self) -> bool:
-        """Nothing is under way but heartbeats, whose deadlines traffic can only move back: a timer may stay as it is."""
+        """Nothing is under way but heartbeats, whose deadlines traffic only moves back: a timer may stay as it is."""
         return (
             self.journal.attached
             and self.ending.until is None
@@ -257,6 +258,8 @@ class Session:
         if PROTOCOL_HEADER.startswith(given):
             return pos
         journal.client_out.append(PROTOCOL_HEADER)
+        reason = f"it spoke {spoken(buf[pos:])}; this port expects AMQP 0-9-1"
+        journal.report("session_refused", cause="wrong_protocol", reason=reason)
         self.ending.because("wrong_protocol")
         self.ending.end()
         return len(buf)
@@ -359,6 +362,7 @@ _NAMES = {
     502: "SYNTAX_ERROR",
     503: "COMMAND_INVALID",
     504: "CHANNEL_ERROR",
+    506: "RESOURCE_ERROR",
     505: "UNEXPECTED_FRAME",
     530: "NOT_ALLOWED",
     541: "INTERNAL_ERROR",

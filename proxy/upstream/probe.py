@@ -112,7 +112,7 @@ class Prober:
             async with _connected(endpoint.host, endpoint.port, None):
                 return
         context = (self._tls or True) if endpoint.tls else None
-        async with _connected(endpoint.host, endpoint.port, context) as (reader, writer):
+        async with _connected(endpoint.host, endpoint.port, context, endpoint.server_name) as (reader, writer):
             writer.write(PROTOCOL_HEADER)
             await _expect(reader, ConnectionStart)
             if probe.kind == "handshake":
@@ -167,9 +167,11 @@ class _LoginRefusedError(BrokerError):
 
 @asynccontextmanager
 async def _connected(
-    host: str, port: int, context: ssl.SSLContext | bool | None
+    host: str, port: int, context: ssl.SSLContext | bool | None, server_name: str = ""
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    reader, writer = await asyncio.open_connection(
+        host, port, ssl=context, server_hostname=(server_name or host) if context else None
+    )
     try:
         yield reader, writer
     except BaseException:
