@@ -140,9 +140,9 @@ class Answers:
             return
         if request.answered is not None:
             request.answered(frame[7:-1])
-        if not request.hidden:
+        if not request.hidden and not request.silent:
             self.client_out.append(frame)
-        elif not channel.hidden_pending:
+        if request.hidden and not channel.hidden_pending:
             self.journal.lifecycle.replayed(channel)
 
     def _got(self, channel: Channel, request: Pending, frame: bytes) -> None:

@@ -24,14 +24,16 @@ ACKED, UNACKED, MIXED = 0, 1, 2
 class Pending:
     """A request whose answer has not come. After a failover its frame is sent again, behind the channel's replay.
 
-    A hidden one is ours: its answer is swallowed. `answered` gets the reply's payload; what it changes in the
-    journal happens only when the broker has agreed. `unnamed` is the client's own queue.declare where we put a name
+    A hidden one is ours: its answer is swallowed. A silent one is the client's, which wants no answer (`nowait`): the
+    broker is asked for one all the same, since only that tells what it agreed to. `answered` gets the reply's payload;
+    what it changes in the journal happens only then. `unnamed` is the client's own queue.declare where we put a name
     in, for brokers whose permissions refuse that name. `dirty` is a commit of work, whose outcome a loss hides.
     """
 
     request: int
     frame: bytes
     hidden: bool = False
+    silent: bool = False
     answered: Callable[[bytes], None] | None = None
     no_ack: bool = False
     dirty: bool = False

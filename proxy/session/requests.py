@@ -127,20 +127,27 @@ class Requests:
             channel.flowing = self.journal.attached and channel.restart_at is None
 
     def _forward(
+        self, channel: Channel, ident: int, frame: bytes, answered: Callable[[bytes], None] | None = None
+    ) -> None:
+        """Pass a request on as it came and remember that its answer is due."""
+        self.broker_out.append(frame)
+        if ident in m.REPLIES:
+            channel.pending.append(Pending(ident, frame, answered=answered))
+
+    def _ask(
         self,
         channel: Channel,
-        ident: int,
-        frame: bytes,
+        request: tuple[object, ...],
         answered: Callable[[bytes], None] | None = None,
         *,
-        nowait: bool = False,
-    ) -> None:
+        silent: bool = False,
+    ) -> Pending:
+        """Pass a request on in our own words; `silent` for a client that wants no answer."""
+        frame = method_frame(channel.number, request)
+        pending = Pending(m.method_id(type(request)), frame, silent=silent, answered=answered)
         self.broker_out.append(frame)
-        if nowait:
-            if answered is not None:
-                answered(b"")
-        elif ident in m.REPLIES:
-            channel.pending.append(Pending(ident, frame, answered=answered))
+        channel.pending.append(pending)
+        return pending
 
     def _ignore(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """An answer to something that was settled without the client."""
@@ -173,78 +180,78 @@ class Requests:
 
     def _exchange_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.ExchangeDeclare, payload)
+        wanted = q._replace(nowait=False)
         topology = self.journal.topology
-        declared = lambda _: topology.declare_exchange(q, channel.number)  # noqa: E731 - what an answer changes
-        self._forward(channel, m.method_id(m.ExchangeDeclare), frame, declared, nowait=q.nowait)
+        self._ask(channel, wanted, lambda _: topology.declare_exchange(wanted, channel), silent=q.nowait)
 
     def _exchange_delete(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.ExchangeDelete, payload)
-        deleted = lambda _: self.journal.topology.delete_exchange(q.exchange)  # noqa: E731
-        self._forward(channel, m.method_id(m.ExchangeDelete), frame, deleted, nowait=q.nowait)
+        topology = self.journal.topology
+        self._ask(channel, q._replace(nowait=False), lambda _: topology.delete_exchange(q.exchange), silent=q.nowait)
 
     def _exchange_bind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.ExchangeBind, payload)
-        bound = lambda _: self.journal.topology.bind_exchange(q, channel.number)  # noqa: E731
-        self._forward(channel, m.method_id(m.ExchangeBind), frame, bound, nowait=q.nowait)
+        wanted = q._replace(nowait=False)
+        topology = self.journal.topology
+        self._ask(channel, wanted, lambda _: topology.bind_exchange(wanted, channel), silent=q.nowait)
 
     def _exchange_unbind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.ExchangeUnbind, payload)
-        unbound = lambda _: self.journal.topology.unbind_exchange(q)  # noqa: E731
-        self._forward(channel, m.method_id(m.ExchangeUnbind), frame, unbound, nowait=q.nowait)
+        topology = self.journal.topology
+        self._ask(channel, q._replace(nowait=False), lambda _: topology.unbind_exchange(q), silent=q.nowait)
 
     def _queue_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """A queue without a name gets one from us: a broker's own `amq.gen-` names cannot be declared again."""
         q = m.decode(m.QueueDeclare, payload)
-        original = b""
-        if not q.queue and not q.passive:
-            original = frame
-            q = q._replace(queue=b"gen." + self.journal.token())
-            frame = method_frame(channel.number, q)
+        unnamed = not q.queue and not q.passive
+        wanted = q._replace(queue=b"gen." + self.journal.token() if unnamed else q.queue, nowait=False)
 
         def declared(reply: bytes) -> None:
-            name = m.decode(m.QueueDeclareOk, reply).queue if reply else q.queue
+            name = m.decode(m.QueueDeclareOk, reply).queue
             channel.last_queue = name
-            self.journal.topology.declare_queue(q._replace(queue=name), channel.number)
+            self.journal.topology.declare_queue(wanted._replace(queue=name), channel)
 
-        self._forward(channel, m.method_id(m.QueueDeclare), frame, declared, nowait=q.nowait)
-        if original and not q.nowait:
-            channel.pending[-1].unnamed = original
+        pending = self._ask(channel, wanted, declared, silent=q.nowait)
+        if unnamed:
+            pending.unnamed = method_frame(channel.number, q._replace(nowait=False))
 
     def _queue_bind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.QueueBind, payload)
-        if not q.queue and channel.last_queue:
-            # The shortcut of the specification: no queue and no key mean the last queue under its own name.
-            q = q._replace(queue=channel.last_queue, routing_key=q.routing_key or channel.last_queue)
-            frame = method_frame(channel.number, q)
-        bound = lambda _: self.journal.topology.bind_queue(q, channel.number)  # noqa: E731
-        self._forward(channel, m.method_id(m.QueueBind), frame, bound, nowait=q.nowait)
+        queue, key = self._last_queue(channel, q.queue, q.routing_key)
+        wanted = q._replace(queue=queue, routing_key=key, nowait=False)
+        topology = self.journal.topology
+        self._ask(channel, wanted, lambda _: topology.bind_queue(wanted, channel), silent=q.nowait)
 
     def _queue_unbind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.QueueUnbind, payload)
-        if not q.queue and channel.last_queue:
-            q = q._replace(queue=channel.last_queue, routing_key=q.routing_key or channel.last_queue)
-            frame = method_frame(channel.number, q)
-        self._forward(channel, m.method_id(m.QueueUnbind), frame, lambda _: self.journal.topology.unbind_queue(q))
+        queue, key = self._last_queue(channel, q.queue, q.routing_key)
+        wanted = q._replace(queue=queue, routing_key=key)
+        self._ask(channel, wanted, lambda _: self.journal.topology.unbind_queue(wanted))
+
+    def _last_queue(self, channel: Channel, queue: bytes, key: bytes) -> tuple[bytes, bytes]:
+        """The shortcut of the specification: no queue means the last one declared, and no key then its name.
+
+        Resolved here, since the next broker's channel has declared nothing.
+        """
+        if queue or not channel.last_queue:
+            return queue, key
+        return channel.last_queue, key or channel.last_queue
 
     def _queue_purge(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.QueuePurge, payload)
-        if not q.queue and channel.last_queue:
-            frame = method_frame(channel.number, q._replace(queue=channel.last_queue))
-        self._forward(channel, m.method_id(m.QueuePurge), frame, nowait=q.nowait)
+        self._ask(channel, q._replace(queue=q.queue or channel.last_queue, nowait=False), silent=q.nowait)
 
     def _queue_delete(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.QueueDelete, payload)
-        if not q.queue and channel.last_queue:
-            q = q._replace(queue=channel.last_queue)
-            frame = method_frame(channel.number, q)
+        wanted = q._replace(queue=q.queue or channel.last_queue, nowait=False)
 
         def deleted(_: bytes) -> None:
-            self.journal.topology.delete_queue(q.queue)
+            self.journal.topology.delete_queue(wanted.queue)
             for each in self.journal.live_channels():
-                for tag in [e.tag for e in each.setup if e.tag and e.queue == q.queue]:
+                for tag in [e.tag for e in each.setup if e.tag and e.queue == wanted.queue]:
                     each.forget_consumer(tag)
 
-        self._forward(channel, m.method_id(m.QueueDelete), frame, deleted, nowait=q.nowait)
+        self._ask(channel, wanted, deleted, silent=q.nowait)
 
     def _qos(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicQos, payload)
@@ -254,23 +261,16 @@ class Requests:
     def _consume(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """The tag is chosen here if the client leaves it to the broker, so that a repeated request means the same."""
         q = m.decode(m.BasicConsume, payload)
-        q = q._replace(
-            queue=q.queue or channel.last_queue, consumer_tag=q.consumer_tag or b"amq.ctag-" + self.journal.token()
-        )
+        tag = q.consumer_tag or b"amq.ctag-" + self.journal.token()
+        wanted = q._replace(queue=q.queue or channel.last_queue, consumer_tag=tag, nowait=False)
         entry = Setup(
             m.method_id(m.BasicConsume),
-            method_frame(channel.number, q._replace(nowait=False)),
-            tag=q.consumer_tag,
-            queue=q.queue,
+            method_frame(channel.number, wanted),
+            tag=tag,
+            queue=wanted.queue,
             no_ack=q.no_ack,
         )
-        self._forward(
-            channel,
-            entry.request,
-            method_frame(channel.number, q),
-            lambda _: channel.remember(entry),
-            nowait=q.nowait,
-        )
+        self._ask(channel, wanted, lambda _: channel.remember(entry), silent=q.nowait)
 
     def _cancel(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicCancel, payload)
@@ -280,14 +280,11 @@ class Requests:
             if entry is not None:
                 self.journal.consumer_gone(entry.queue)
 
-        self._forward(channel, m.method_id(m.BasicCancel), frame, cancelled, nowait=q.nowait)
+        self._ask(channel, q._replace(nowait=False), cancelled, silent=q.nowait)
 
     def _get(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicGet, payload)
-        if not q.queue and channel.last_queue:
-            frame = method_frame(channel.number, q._replace(queue=channel.last_queue))
-        self._forward(channel, m.method_id(m.BasicGet), frame)
-        channel.pending[-1].no_ack = q.no_ack
+        self._ask(channel, q._replace(queue=q.queue or channel.last_queue)).no_ack = q.no_ack
 
     def _recover(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         top = channel.window.top
@@ -304,7 +301,8 @@ class Requests:
             channel.ledgered = True
             channel.confirm_base = channel.ledger.window.top
             channel.confirm_passes = channel.confirm_base == 0 and channel.ledger.untranslated
-        self._forward(channel, m.method_id(m.ConfirmSelect), frame, nowait=m.decode(m.ConfirmSelect, payload).nowait)
+        nowait = m.decode(m.ConfirmSelect, payload).nowait
+        self._ask(channel, m.ConfirmSelect(nowait=False), silent=nowait)
 
     def _tx_select(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """A channel with hidden confirms cannot become transactional (406): it gets a fresh one behind its back."""

@@ -6,13 +6,15 @@ from collections import deque
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
-from proxy.session.channel import CONFIRM, TX, Channel, Pending
+from proxy.session.channel import CONFIRM, TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
 from proxy.session.topology import Declaration
 
 CHANNEL_OPEN = m.method_id(m.ChannelOpen)
 CHANNEL_CLOSE = m.method_id(m.ChannelClose)
 CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
+
+DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
 
 # The same refusal this often in a row is an answer, not a race.
 REFUSALS_MAX = 3
@@ -27,7 +29,7 @@ class Restoration:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._declarations: list[tuple[Declaration, int]] = []
+        self._declarations: list[tuple[Declaration, Channel]] = []
         self._next = 0
         self._attempts = 0
         self._closing = False
@@ -41,6 +43,8 @@ class Restoration:
         self._declarations = self.journal.topology.replay()
         self._next = 0
         self._attempts = 0
+        # The rest of the time belongs to the channels: the connection must not end for one queue.
+        self._give_up_at = self.journal.now + self.journal.policy.failover_timeout_s / 2
         self.retry_at = None
         self.topology_done = not self._declarations
         if self._declarations and not self._closing:
@@ -69,7 +73,6 @@ class Restoration:
             self._refused(m.decode(m.ChannelClose, payload))
         elif ident != m.method_id(m.ChannelOpenOk):
             self._next += 1
-            self._attempts = 0
             if self._next >= len(self._declarations):
                 self._closing = True
                 journal.tell_broker(journal.scratch, m.ChannelClose(200, b"done"))
@@ -89,21 +92,18 @@ class Restoration:
         """
         journal = self.journal
         self._attempts += 1
-        if self._attempts == 1:
-            # The rest of the time belongs to the channels: the connection must not end for one queue.
-            self._give_up_at = journal.now + journal.policy.failover_timeout_s / 2
         if close.reply_code in (404, 405) and journal.now < self._give_up_at:
+            if close.reply_code == 404:
+                self._next = 0  # an auto-delete queue went between its declaration and its binding
             self.retry_at = journal.now + min(0.01 * 2 ** min(self._attempts, 8), journal.policy.retry_max_s)
             return
-        method, number = self._declarations[self._next]
-        journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=number)
-        owner = journal.channels[number] if number < len(journal.channels) else None
-        if owner is not None and not owner.awaits_close_ok:
-            journal.tell_client(number, close)
+        method, owner = self._declarations[self._next]
+        journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
+        if owner in journal.live_channels():
+            journal.tell_client(owner.number, close)
             journal.end_channel(owner, awaits_close_ok=True)
         self._forget(method)
         self._next += 1
-        self._attempts = 0
         if self._next < len(self._declarations):
             self._declare()
         else:
@@ -145,25 +145,27 @@ class Restoration:
 
     def _implied(self, channel: Channel, request: Pending) -> bool:
         """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
-        journal = self.journal
-        if request.request == CHANNEL_CLOSE:
-            journal.tell_client(channel.number, m.ChannelCloseOk())
+        answer: tuple[object, ...]
+        if request.request == CHANNEL_CLOSE and not (channel.covered and channel.ledger.unsettled):
+            if channel.covered and channel.ledger.unsettled:
+                return False  # what was published before must reach the next broker first
+            answer = m.ChannelCloseOk()
         elif request.request == m.method_id(m.BasicCancel):
-            tag = m.decode(m.BasicCancel, request.frame[7:-1]).consumer_tag
-            journal.tell_client(channel.number, m.BasicCancelOk(tag))
+            answer = m.BasicCancelOk(m.decode(m.BasicCancel, request.frame[7:-1]).consumer_tag)
         elif request.request == m.BASIC_RECOVER:
-            journal.tell_client(channel.number, m.BasicRecoverOk())
+            answer = m.BasicRecoverOk()
         elif request.request == m.TX_ROLLBACK:
-            journal.tell_client(channel.number, m.TxRollbackOk())
+            answer = m.TxRollbackOk()
         elif request.request == m.TX_COMMIT and not request.dirty:
-            journal.tell_client(channel.number, m.TxCommitOk())
+            answer = m.TxCommitOk()
         elif request.request == m.method_id(m.ConfirmSelect):
-            # The replay selects it again, since the mode is remembered.
-            journal.tell_client(channel.number, m.ConfirmSelectOk())
+            answer = m.ConfirmSelectOk()  # the replay selects it again, since the mode is remembered
         elif request.request == m.method_id(m.TxSelect):
-            journal.tell_client(channel.number, m.TxSelectOk())
+            answer = m.TxSelectOk()
         else:
             return False
+        if not request.silent:
+            self.journal.tell_client(channel.number, answer)
         if request.answered is not None:
             request.answered(b"")
         return True
@@ -191,16 +193,22 @@ class Restoration:
                 frame = method_frame(channel.number, m.TxSelect())
                 out.append(frame)
                 channel.pending.append(Pending(m.method_id(m.TxSelect), frame, hidden=True))
-            elif channel.ledgered:
+            # A request by direct reply-to is refused unless its reply consumer is there (406).
+            first = [entry for entry in channel.setup if entry.queue == DIRECT_REPLY_TO]
+            self._set_up(channel, first)
+            if channel.ledgered and channel.mode != TX:
                 journal.tell_broker(channel.number, m.ConfirmSelect(nowait=True))
                 self._publish_again(channel)
-            for entry in channel.setup:
-                out.append(entry.frame)
-                channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
+            self._set_up(channel, [entry for entry in channel.setup if entry.queue != DIRECT_REPLY_TO])
         for request in asked:
             out.append(request.frame)
             channel.pending.append(request)
         channel.flowing = not channel.discarding
+
+    def _set_up(self, channel: Channel, entries: list[Setup]) -> None:
+        for entry in entries:
+            self.journal.broker_out.append(entry.frame)
+            channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
 
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal

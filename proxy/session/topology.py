@@ -12,7 +12,10 @@ from proxy.amqp.methods import (
     QueueDeclare,
     QueueUnbind,
 )
+from proxy.session.channel import Channel
 
+# Destination, source, routing key, arguments: all of them tell bindings apart.
+BindingKey = tuple[bytes, bytes, bytes, bytes]
 Declaration = ExchangeDeclare | QueueDeclare | ExchangeBind | QueueBind
 
 
@@ -24,15 +27,15 @@ class Topology:
     not come back. A binding is kept if either of its ends is kept; it goes when one of them goes.
     """
 
-    exchanges: dict[bytes, tuple[ExchangeDeclare, int]] = field(default_factory=dict)
-    queues: dict[bytes, tuple[QueueDeclare, int]] = field(default_factory=dict)
-    exchange_bindings: dict[tuple[bytes, bytes, bytes, bytes], tuple[ExchangeBind, int]] = field(default_factory=dict)
-    queue_bindings: dict[tuple[bytes, bytes, bytes, bytes], tuple[QueueBind, int]] = field(default_factory=dict)
+    exchanges: dict[bytes, tuple[ExchangeDeclare, Channel]] = field(default_factory=dict)
+    queues: dict[bytes, tuple[QueueDeclare, Channel]] = field(default_factory=dict)
+    exchange_bindings: dict[BindingKey, tuple[ExchangeBind, Channel]] = field(default_factory=dict)
+    queue_bindings: dict[BindingKey, tuple[QueueBind, Channel]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.exchanges) + len(self.queues) + len(self.exchange_bindings) + len(self.queue_bindings)
 
-    def replay(self) -> list[tuple[Declaration, int]]:
+    def replay(self) -> list[tuple[Declaration, Channel]]:
         """Everything to declare again, with the channel that declared it: a binding after both of its ends."""
         return [
             *self.exchanges.values(),
@@ -41,11 +44,11 @@ class Topology:
             *self.queue_bindings.values(),
         ]
 
-    def declare_exchange(self, m: ExchangeDeclare, channel: int) -> None:
+    def declare_exchange(self, m: ExchangeDeclare, channel: Channel) -> None:
         """An exchange was declared."""
         predefined = not m.exchange or m.exchange.startswith(b"amq.")
         if not m.passive and not predefined and (m.auto_delete or not m.durable):
-            self.exchanges[m.exchange] = (m._replace(nowait=False), channel)
+            self.exchanges[m.exchange] = (m, channel)
 
     def delete_exchange(self, name: bytes) -> None:
         """An exchange is gone, and every binding from it and to it."""
@@ -55,10 +58,10 @@ class Topology:
         for key in [key for key in self.queue_bindings if key[1] == name]:
             del self.queue_bindings[key]
 
-    def declare_queue(self, m: QueueDeclare, channel: int) -> None:
+    def declare_queue(self, m: QueueDeclare, channel: Channel) -> None:
         """A queue was declared; `m.queue` is its real name."""
         if not m.passive and (m.exclusive or m.auto_delete or not m.durable):
-            self.queues[m.queue] = (m._replace(nowait=False), channel)
+            self.queues[m.queue] = (m, channel)
 
     def delete_queue(self, name: bytes) -> None:
         """A queue is gone, and every binding to it."""
@@ -67,21 +70,21 @@ class Topology:
             del self.queue_bindings[key]
             self._exchange_lost_binding(key[1])
 
-    def bind_queue(self, m: QueueBind, channel: int) -> None:
+    def bind_queue(self, m: QueueBind, channel: Channel) -> None:
         """A queue was bound."""
         if m.queue in self.queues or m.exchange in self.exchanges:
-            self.queue_bindings[(m.queue, m.exchange, m.routing_key, m.arguments)] = (m._replace(nowait=False), channel)
+            self.queue_bindings[(m.queue, m.exchange, m.routing_key, m.arguments)] = (m, channel)
 
     def unbind_queue(self, m: QueueUnbind) -> None:
         """A binding of a queue was removed."""
         if self.queue_bindings.pop((m.queue, m.exchange, m.routing_key, m.arguments), None):
             self._exchange_lost_binding(m.exchange)
 
-    def bind_exchange(self, m: ExchangeBind, channel: int) -> None:
+    def bind_exchange(self, m: ExchangeBind, channel: Channel) -> None:
         """An exchange was bound to another."""
         if m.destination in self.exchanges or m.source in self.exchanges:
             key = (m.destination, m.source, m.routing_key, m.arguments)
-            self.exchange_bindings[key] = (m._replace(nowait=False), channel)
+            self.exchange_bindings[key] = (m, channel)
 
     def unbind_exchange(self, m: ExchangeUnbind) -> None:
         """A binding between exchanges was removed."""

@@ -162,8 +162,8 @@ def test_an_unnamed_consumer_keeps_the_name_it_got():
     (story >> FailOver() << ToBroker(REOPENED, consume(1, tag=asked.consumer_tag))).done()
 
 
-def test_a_nowait_consumer_comes_back_with_an_answer_of_its_own():
-    story = with_channel() >> FromClient(consume(1, nowait=True)) << ToBroker(consume(1, nowait=True))
+def test_a_nowait_consumer_is_asked_for_aloud_and_comes_back():
+    story = with_channel() >> FromClient(consume(1, nowait=True)) << ToBroker(consume(1)) >> FromBroker(consume_ok(1))
     (story >> FailOver() << ToBroker(REOPENED, consume(1)) >> BACK).done()
 
 

@@ -269,6 +269,11 @@ def test_a_close_that_waits_for_confirms_survives_the_broker():
     (story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)).done()
 
 
+def test_a_close_that_has_waited_long_enough_drops_nothing_at_the_brokers_loss():
+    story = ((with_channel() >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE) >> After(5.0)).forget()
+    (story >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS, A, CHANNEL_CLOSE)).done()
+
+
 def test_a_close_that_waits_does_not_spin_while_no_broker_is_there():
     story = (with_channel() >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE)
     story = (story >> BrokerLost()).forget() >> After(7.0)

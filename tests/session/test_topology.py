@@ -65,9 +65,15 @@ def test_what_belongs_to_all_is_left_alone():
     (story >> FailOver() << ToBroker(REOPENED)).done()
 
 
-def test_nowait_declarations_are_remembered_and_then_asked_aloud():
-    story = with_channel() >> FromClient(declare(1, nowait=True)) << ToBroker(declare(1, nowait=True))
+def test_a_nowait_declaration_is_asked_aloud_and_its_answer_kept_from_the_client():
+    story = with_channel() >> FromClient(declare(1, nowait=True)) << ToBroker(declare(1)) >> FromBroker(declare_ok(1))
     (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()
+
+
+def test_a_nowait_declaration_that_the_broker_refuses_does_not_come_back():
+    refused = on(1, m.ChannelClose(406, b"PRECONDITION_FAILED - inequivalent arg", 50, 10))
+    story = with_channel() >> FromClient(declare(1, nowait=True)) << ToBroker(declare(1)) >> FromBroker(refused)
+    (story.forget() >> FailOver()).done()
 
 
 def test_a_deleted_queue_and_its_bindings_stay_away():
