@@ -31,7 +31,8 @@ CONFIRMER, PUBLISHER, CONSUMER, OWNER, MIXED = 1, 2, 3, 4, 5
 SHARED = (b"q1", b"q2")
 OK = {
     "open": m.method_id(m.ChannelOpenOk), "close": m.method_id(m.ChannelCloseOk),
-    "select": m.method_id(m.ConfirmSelectOk), "qos": m.ident(60, 11), "consume": m.ident(60, 21), "cancel": m.method_id(m.BasicCancelOk),
+    "select": m.method_id(m.ConfirmSelectOk),
+    "qos": m.ident(60, 11), "consume": m.ident(60, 21), "cancel": m.method_id(m.BasicCancelOk),
     "declare": m.method_id(m.QueueDeclareOk), "delete": m.ident(50, 41), "bind": m.ident(50, 21),
     "recover": m.method_id(m.BasicRecoverOk),
 }  # fmt: skip
