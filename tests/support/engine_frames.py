@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEAD, HEADER, HEARTBEAT_FRAME, METHOD, OVERHEAD_BYTES, frame, method_frame
 from proxy.amqp.methods import codec
 from proxy.amqp.wire import U32, U64, bool_value, pack_table, shortstr, table_value, text_value
+from proxy.errors import ClientError
 
 HEARTBEAT = HEARTBEAT_FRAME
 CLASS_BASIC = Struct("!HHQH")
@@ -126,6 +128,15 @@ def exchange(
 ) -> bytes:
     """exchange.declare of a transient topic exchange."""
     return on(channel, m.ExchangeDeclare(0, name, b"topic", False, durable, auto_delete, False, nowait, b""))
+
+
+def refusal(call: Callable[..., object], *given: object) -> int | None:
+    """The reply code with which something is refused as the client's fault; None if it is not."""
+    try:
+        call(*given)
+    except ClientError as error:
+        return error.reply_code
+    return None
 
 
 def frames_of(stream: bytes) -> list[bytes]:

@@ -1,0 +1,184 @@
+"""Windows and ledgers against bookkeepers that are too simple to be wrong."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from proxy.session.ledger import Ledger, Load, publish_starts
+from proxy.session.window import Window
+from tests.support.engine_frames import frames_of, publish
+
+
+class WindowAndASet(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = Window()
+        self.open: set[int] = set()
+        self.issued = 0
+
+    @rule(count=st.integers(1, 5))
+    def issue(self, count):
+        self.open.update(range(self.issued + 1, self.issued + count + 1))
+        self.issued += count
+        self.window.top = self.issued
+
+    @rule(number=st.integers(0, 60))
+    def settle(self, number):
+        assert self.window.settle(number) is (number in self.open)
+        self.open.discard(number)
+
+    @rule(number=st.integers(0, 60))
+    def settle_upto(self, number):
+        settled = {each for each in self.open if each <= number}
+        assert self.window.settle_upto(number) == len(settled)
+        self.open -= settled
+
+    @precondition(lambda self: self.issued > 20)
+    @rule(floor=st.integers(0, 10))
+    def reset(self, floor):
+        self.window.reset(floor)
+        self.open.clear()
+        self.issued = floor
+
+    @invariant()
+    def it_names_exactly_the_open_numbers(self):
+        assert list(self.window.open_numbers()) == sorted(self.open)
+        assert self.window.open_count == len(self.open)
+
+    @invariant()
+    def it_knows_each_number(self):
+        assert {n for n in range(self.issued + 3) if self.window.is_open(n)} == self.open
+
+    @invariant()
+    def the_floor_is_below_the_first_open_number(self):
+        assert self.window.floor == (min(self.open) - 1 if self.open else self.issued) or not self.open
+
+
+WindowAndASet.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWindow = WindowAndASet.TestCase
+
+
+def test_one_number_held_back_costs_one_range():
+    window = Window()
+    window.top = 100_000
+    for number in range(2, 100_001):
+        window.settle(number)
+    assert (window.open_count, len(window._starts)) == (1, 1)
+
+
+class LedgerAndAList(RuleBasedStateMachine):
+    """The list holds [number, bytes]; what a broker would say is derived from what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load = Load()
+        self.ledger = Ledger(self.load)
+        self.unsettled: list[list] = []
+        self.numbers = 0
+        self.rest = b""
+        self.sent: list[int] = []  # the ledger's numbers in the order in which this broker was sent them
+        self.refused: set[int] = set()
+
+    @precondition(lambda self: not self.rest)
+    @rule(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4), around=st.sampled_from([0, 1000]))
+    def publish(self, sizes, around):
+        frames = [publish(1, bytes(size)) for size in sizes]
+        buf = bytes(around) + b"".join(frames)
+        self.ledger.record(buf, around, len(buf), len(frames), False)
+        for each in frames:
+            self._began(each)
+
+    @precondition(lambda self: not self.rest)
+    @rule(before=st.integers(0, 2), cut=st.integers(1, 2))
+    def begin_a_publish(self, before, cut):
+        whole = [publish(1, b"whole") for _ in range(before)]
+        frames = frames_of(publish(1, b"half"))
+        head, self.rest = b"".join(frames[:cut]), b"".join(frames[cut:])
+        buf = b"".join(whole) + head
+        self.ledger.record(buf, 0, len(buf), before + 1, True)
+        for each in [*whole, head]:
+            self._began(each)
+
+    @precondition(lambda self: self.rest)
+    @rule()
+    def end_it(self):
+        self.ledger.record(self.rest, 0, len(self.rest), 0, False)
+        self.unsettled[-1][1] += self.rest
+        self.rest = b""
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), multiple=st.booleans())
+    def confirm(self, data, multiple):
+        complete = len(self.sent) - bool(self.rest)
+        if not complete:
+            return
+        tag = data.draw(st.integers(1, complete))
+        number = self.ledger.number_of(tag)
+        assert number == self.sent[tag - 1]
+        done = [each for each in self.unsettled if each[0] == number or (multiple and each[0] < number)]
+        assert self.ledger.settle(number, multiple) == len(done)
+        self.unsettled = [each for each in self.unsettled if each not in done]
+
+    @rule()
+    def fail_over(self):
+        taken = self.ledger.take_unfinished()
+        if self.rest:
+            assert taken == self.unsettled.pop()[1]
+            self.numbers -= 1
+            self.rest = b""
+        else:
+            assert taken == b""
+        replay = b"".join(self.ledger.replay())
+        assert replay == b"".join(each[1] for each in self.unsettled)
+        self.sent = [each[0] for each in self.unsettled]
+
+    @rule()
+    def clear(self):
+        self.ledger.clear()
+        self.unsettled.clear()
+        self.rest = b""
+        assert self.load.unsettled_bytes == 0
+
+    @invariant()
+    def nothing_is_kept_that_nobody_waits_for(self):
+        assert self.ledger.unsettled == len(self.unsettled)
+        assert self.load.unsettled_bytes >= sum(len(each[1]) for each in self.unsettled)
+        assert self.unsettled or self.load.unsettled_bytes == 0
+
+    @invariant()
+    def half_a_publish_is_known_to_be_one(self):
+        assert self.ledger.unfinished is bool(self.rest)
+
+    def _began(self, frames):
+        self.numbers += 1
+        self.sent.append(self.numbers)
+        self.unsettled.append([self.numbers, frames])
+
+
+LedgerAndAList.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestLedger = LedgerAndAList.TestCase
+
+
+def test_a_small_publish_does_not_keep_its_chunk_alive():
+    chunk = bytes(200_000) + publish(1)
+    ledger = Ledger(Load())
+    ledger.record(chunk, 200_000, len(chunk), 1, False)
+    [piece] = ledger.replay()
+    assert isinstance(piece, bytes)
+
+
+def test_until_the_first_failover_numbers_are_the_brokers():
+    ledger = Ledger(Load())
+    assert ledger.untranslated
+    ledger.record(publish(1), 0, len(publish(1)), 1, False)
+    ledger.replay()
+    assert not ledger.untranslated
+
+
+@given(st.lists(st.integers(0, 50), max_size=6))
+def test_every_publish_of_a_run_is_found(sizes):
+    frames = [publish(1, bytes(size), piece_bytes=7) for size in sizes]
+    starts = [sum(map(len, frames[:at])) for at in range(len(frames))]
+    assert publish_starts(b"".join(frames)) == starts
