@@ -146,7 +146,7 @@ class Restoration:
     def _implied(self, channel: Channel, request: Pending) -> bool:
         """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
         answer: tuple[object, ...]
-        if request.request == CHANNEL_CLOSE and not (channel.covered and channel.ledger.unsettled):
+        if request.request == CHANNEL_CLOSE:
             if channel.covered and channel.ledger.unsettled:
                 return False  # what was published before must reach the next broker first
             answer = m.ChannelCloseOk()

@@ -131,7 +131,11 @@ class Story:
         self.now = 1000.0
         self.troubled = troubled
         self.session = Session(
-            SessionPolicy(**policy), random.Random(1), Face(), self.now, troubled=lambda _: self.troubled
+            SessionPolicy(**{"close_flush_timeout_s": 5.0} | policy),
+            random.Random(1),
+            Face(),
+            self.now,
+            troubled=lambda _: self.troubled,
         )
         self.to_client: list[bytes] = []
         self.to_broker: list[bytes] = []
