@@ -51,7 +51,8 @@ def test_names_say_something() -> None:
     empty = []
     for path in SOURCES:
         classes = [node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
-        verbs = [function.name for function in functions(path)]
+        # The name of a method that goes on to super() was chosen by somebody else.
+        verbs = [f.name for f in functions(path) if f"super().{f.name}(" not in ast.unparse(f)]
         empty += [(relative(path), name) for name in [path.stem, *classes, *verbs] if EMPTY_WORDS & set(words(name))]
         empty += [(relative(path), name) for name in verbs if words(name)[:1] and words(name)[0] in EMPTY_VERBS]
     assert empty == []
