@@ -131,6 +131,8 @@ class Restoration:
         # In order: an answer may not overtake that of an earlier request, which the next broker gives.
         while asked and self._implied(channel, asked[0]):
             del asked[0]
+        if asked and asked[-1].request == CHANNEL_CLOSE and channel.covered and channel.ledger.unsettled:
+            channel.park(asked.pop().frame)  # it waits once more for the confirms of what was published before it
         channel.pending = deque(asked)
         if journal.channels[channel.number] is not channel:
             return  # the client had asked to close it
