@@ -60,6 +60,7 @@ class World:
             self.clock.after(self.rng.uniform(0, 5), lambda node=node: self._heal(node))
         self._until(self._settled, "not everything that was asked, published or delivered has come to its end")
         self._check_messages()
+        self._check_what_lives()
         self.acting = False
         self.client.close()
         self._until(lambda: self.closed, "the connection was not closed")
@@ -106,6 +107,18 @@ class World:
         replayed = self.session.journal.counters.replayed_publishes
         if extra > replayed:
             raise Violation(f"{extra} duplicates are neither flagged nor counted, {replayed} publishes were replayed")
+
+    def _check_what_lives(self) -> None:
+        """Every channel, consumer and own queue of the client is there at its present broker, and nothing else is."""
+        connection = self.links[self.session.attachment.generation][0]
+        client = self.client
+        asked = {n: set(channel.consumers) for n, channel in client.channels.items() if channel.state == "open"}
+        there = {n: set(channel.consumers) for n, channel in connection.channels.items()}
+        if asked != there:
+            raise Violation(f"the client has {asked}, its broker has {there}")
+        owned = {channel.queue for channel in client.channels.values() if channel.queue}
+        if not owned <= connection.exclusive:
+            raise Violation(f"the client owns {owned}, its broker has {connection.exclusive}")
 
     def _check_the_end(self) -> None:
         journal = self.session.journal
