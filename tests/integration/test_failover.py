@@ -5,6 +5,7 @@ One proxy serves all tests here, with the policy `first`, so that all its sessio
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from tests.support.applications import APPLICATIONS, PREFETCH, Application
 from tests.support.clients import PikaClient
 from tests.support.cluster import NODES, Cluster
 from tests.support.ports import free_port
+from tests.support.relay import Relay
 from tests.support.sidehop import Sidehop
 
 STEPS = 15
@@ -198,3 +200,32 @@ def test_applications_do_not_notice_that_two_nodes_go(
 
     assert {session["id"] for session in proxy.sessions()} == ids
     account(proxy, cluster, applications, replayed_before)
+
+
+async def test_applications_do_not_notice_that_their_connections_are_cut_again_and_again(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    """The brokers live on, so that each cut finds the old exclusive queues still there, locked."""
+    cuts = 8
+    async with Relay(cluster.amqp_port(1), free_port()) as first, Relay(cluster.amqp_port(2), free_port()) as second:
+        nodes = [part for relay in (first, second) for part in ("--node", f"127.0.0.1:{relay.port}")]
+        proxy = await asyncio.to_thread(start_sidehop, *nodes)
+        replayed_before = replayed(proxy)
+        applications = [kind(proxy.port, f"{queue_name}.{library}") for library, kind in APPLICATIONS.items()]
+        for application in applications:
+            await asyncio.to_thread(application.start)
+        for cut in range(1, cuts + 1):
+            for application in applications:
+                await asyncio.to_thread(application.wait_progress, STEPS)
+            first.cut()
+            second.cut()
+            await asyncio.to_thread(
+                proxy.wait_for,
+                lambda cut=cut: all(session["failovers"] >= cut for session in proxy.sessions()),
+                f"failover {cut} of every session",
+                60,
+            )
+        for application in applications:
+            await asyncio.to_thread(application.wait_progress, STEPS)
+        assert len(proxy.sessions()) == len(applications)
+        await asyncio.to_thread(account, proxy, cluster, applications, replayed_before)
