@@ -14,6 +14,11 @@ from proxy.session.uplink import Stage, Uplink, least_limit
 
 # A user refused by this many different nodes, or this often, is refused.
 REFUSALS_MAX = 2
+# A broker lost sooner than this after it was attached has proven nothing: the search goes on where it was. That many
+# times in a row the client's time limit is renewed all the same, since a cluster may need a while to come to rest.
+PROVEN_S = 5.0
+FREE_ATTEMPTS = 3
+RELAPSES_MAX = 10
 
 
 class Attachment:
@@ -33,25 +38,37 @@ class Attachment:
         self.last_error = ""
         self.retry_at: float | None = None
         self._tried: set[str] = set()
+        self._reported: set[str] = set()
         self._attempts = 0
         self._refusals = 0
+        self._attached_at: float | None = None
+        self._relapses = 0
 
     def search(self, reason: str, cause: str = "") -> None:
         """Begin to look for a broker. `reason` is why the last one was lost, empty for a new client."""
         journal = self.journal
+        uplink, journal.uplink = journal.uplink, None
+        relapsed = self._attached_at is not None and journal.now < self._attached_at + PROVEN_S
+        self._relapses = self._relapses + 1 if relapsed else 0
         self.searching = True
         self.resumes = bool(reason)
         self.since = journal.now
-        self.deadline = journal.now + journal.policy.failover_timeout_s
         self.reason = reason
         self.cause = cause
         self.last_error = reason
-        self._attempts = 0
-        self._refusals = 0
-        self._tried.clear()
-        if reason and journal.uplink is not None and journal.uplink.endpoint:
-            self._tried.add(journal.uplink.endpoint)
-        self.dial()
+        if self._relapses <= RELAPSES_MAX:
+            self.deadline = journal.now + journal.policy.failover_timeout_s
+        if not relapsed:
+            self._attempts = 0
+            self._refusals = 0
+            self._tried.clear()
+            self._reported.clear()
+        if uplink is not None and uplink.endpoint:
+            self._tried.add(uplink.endpoint)
+        if self._relapses <= FREE_ATTEMPTS:
+            self.dial()
+        else:
+            self._pace(free=False)
 
     def stop(self) -> None:
         """Look no further."""
@@ -153,6 +170,7 @@ class Attachment:
         assert uplink is not None
         uplink.stage = Stage.ATTACHED
         self.searching = False
+        self._attached_at = journal.now
         for _, frame in journal.secret_updates:
             journal.broker_out.append(frame)
         if journal.blocked:
@@ -166,7 +184,6 @@ class Attachment:
     def failed(self, reason: str, outcome: Observation | None = None) -> None:
         """An attempt came to nothing: pace the next one. Two are free, then they wait longer and longer."""
         journal = self.journal
-        policy = journal.policy
         uplink = journal.uplink
         name = uplink.endpoint if uplink is not None else ""
         self.last_error = f"{name}: {reason}" if name else reason
@@ -177,11 +194,21 @@ class Attachment:
             journal.uplink = None
         if name:
             self._tried.add(name)
+        self._pace(free=bool(name))
+        self.restoration.abandon()
+        if reason not in self._reported:
+            # Once for each reason: a thousand sessions that try for a minute would drown the log.
+            self._reported.add(reason)
+            journal.report("failover_attempt_failed", endpoint=name, reason=reason, attempt=self._attempts)
+
+    def _pace(self, *, free: bool) -> None:
+        """Set the time of the next attempt; the first ones come at once if something was there to be tried."""
+        journal = self.journal
+        policy = journal.policy
         self._attempts += 1
         ceiling = min(policy.retry_max_s, policy.retry_base_s * 2 ** min(self._attempts, 16))
-        self.retry_at = journal.now + (0.0 if name and self._attempts <= 2 else journal.rng.uniform(0.2, 1.0) * ceiling)
-        self.restoration.abandon()
-        journal.report("failover_attempt_failed", endpoint=name, reason=reason, attempt=self._attempts)
+        wait_s = 0.0 if free and self._attempts <= FREE_ATTEMPTS else journal.rng.uniform(0.2, 1.0) * ceiling
+        self.retry_at = journal.now + wait_s
 
     def refused(self, close: m.ConnectionClose) -> None:
         """The broker said no. A new client hears it; a client that was let in before is tried elsewhere first."""

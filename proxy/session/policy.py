@@ -18,8 +18,8 @@ class SessionPolicy:
     `publish_guarantee`: `at_least_once` asks the broker for confirms behind the back of publishers that use none, and
     publishes again what was not confirmed when a broker dies; `as_sent` does nothing the client did not ask for.
     `heartbeat_s` is the interval on the broker leg: a hung broker is left after two intervals without a byte.
-    `close_flush_timeout_s` bounds how long a close waits for confirms that only we know of; it is longer than it takes to
-    notice a hung broker, so that what was accepted can still go elsewhere.
+    `close_flush_timeout_s` bounds how long a close waits for confirms that only we know of; it is longer than it takes
+    to notice a hung broker, so that what was accepted can still go elsewhere.
     `forced_close` says what a `connection.close 320` by an operator means: `recover` (another node, at most once a
     minute) or `pass` (told to the client). Shutdown and maintenance of a node are always recovered from.
     """

@@ -7,6 +7,8 @@ from proxy.session.journal import Journal
 
 # RabbitMQ's rule for a peer that is dead: two intervals without a byte.
 MISSED_HEARTBEATS = 2
+# While a client is not read, only writing to it can show that it is gone, so it gets heartbeats more often.
+UNREAD_BEAT_S = 2.0
 
 
 class Pulse:
@@ -16,6 +18,8 @@ class Pulse:
         self._journal = journal
         self.client_heard_at = journal.now
         self._client_said_at = journal.now
+        # The engine's own limits allow the client to go on.
+        self.reading = True
         self._client_unread = False
         self._broker_unread = False
 
@@ -34,13 +38,18 @@ class Pulse:
         if to_broker and self._journal.uplink is not None:
             self._journal.uplink.said_at = now
 
-    def due(self, reading: bool) -> list[float | None]:
+    def read(self, wanted: bool) -> None:
+        """Go on reading the client, or stop: its silence means nothing then."""
+        self.reading = wanted
+        self.client_heard_at = self._journal.now
+
+    def due(self) -> list[float | None]:
         """When something has to be said or has been missed. A peer that we do not read cannot be missed."""
         due: list[float | None] = []
         beat = self._journal.client_heartbeat_s
         if beat:
-            due.append(self._client_said_at + beat / 2)
-            if reading and not self._client_unread:
+            due.append(self._client_said_at + self._client_interval_s())
+            if self._client_is_read():
                 due.append(self.client_heard_at + MISSED_HEARTBEATS * beat)
         uplink = self._journal.uplink
         if uplink is not None and uplink.heartbeat_s:
@@ -52,8 +61,7 @@ class Pulse:
     def beat(self) -> None:
         """Say what is due."""
         journal = self._journal
-        beat = journal.client_heartbeat_s
-        if beat and journal.now >= self._client_said_at + beat / 2:
+        if journal.client_heartbeat_s and journal.now >= self._client_said_at + self._client_interval_s():
             journal.client_out.append(HEARTBEAT_FRAME)
         uplink = journal.uplink
         if uplink is not None and uplink.heartbeat_s and journal.now >= uplink.said_at + uplink.heartbeat_s / 2:
@@ -62,7 +70,7 @@ class Pulse:
     def client_silent(self) -> bool:
         """The client has missed its heartbeats."""
         beat = self._journal.client_heartbeat_s
-        if not beat or self._client_unread:
+        if not beat or not self._client_is_read():
             return False
         return self._journal.now >= self.client_heard_at + MISSED_HEARTBEATS * beat
 
@@ -72,3 +80,10 @@ class Pulse:
         if uplink is None or not uplink.heartbeat_s or self._broker_unread:
             return False
         return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s
+
+    def _client_is_read(self) -> bool:
+        return self.reading and not self._client_unread
+
+    def _client_interval_s(self) -> float:
+        half = self._journal.client_heartbeat_s / 2
+        return half if self._client_is_read() else min(half, UNREAD_BEAT_S)

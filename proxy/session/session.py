@@ -59,7 +59,6 @@ class Session:
         self.pulse = Pulse(self.journal)
         self.ending = Ending(self.journal, self.attachment, self.restoration)
         self._inlet = Inlet()
-        self._reading = True
         self._forced_at: float | None = None
 
     # Events.
@@ -165,7 +164,7 @@ class Session:
         attachment = self.attachment
         due = [self.ending.until, attachment.retry_at, self.restoration.retry_at]
         due.extend(self.restarts.due())
-        due.extend(self.pulse.due(self._reading and self.ending.client_here))
+        due.extend(self.pulse.due())
         if attachment.searching:
             due.append(attachment.deadline)
         if journal.uplink is not None:
@@ -335,16 +334,15 @@ class Session:
             self.attachment.report_done()
         self.restarts.progress()
         self.ending.progress()
-        wanted = journal.wants_input(self._reading)
-        if wanted is not self._reading:
-            self._reading = wanted
-            self.pulse.client_heard_at = journal.now
+        wanted = journal.wants_input(self.pulse.reading)
+        if wanted is not self.pulse.reading:
+            self.pulse.read(wanted)
             journal.commands.append(ReadClient(wanted))
 
     def _watch_pulses(self) -> None:
         journal = self.journal
         self.pulse.beat()
-        if self._reading and self.ending.client_here and self.pulse.client_silent():
+        if self.ending.client_here and self.pulse.client_silent():
             # As RabbitMQ does: a silent client is not told, its socket is closed.
             self.ending.client_gone("client_silent")
         uplink = journal.uplink

@@ -23,6 +23,7 @@ from tests.support.engine import (
     Reported,
     Sees,
     ShutDown,
+    Story,
     ToBroker,
     ToClient,
     confirming,
@@ -108,7 +109,7 @@ def test_the_clients_own_fault_is_told_word_by_word():
     assert story.to_client == [fault]
 
 
-def test_attempts_are_paced_and_each_is_told():
+def test_attempts_are_paced_and_each_reason_is_told():
     story = (
         (with_channel() >> BrokerLost()).forget() >> DialFailed() << Reported("failover_attempt_failed", {"attempt": 1})
     )
@@ -126,6 +127,44 @@ def test_a_client_is_told_when_no_broker_is_left():
     text = b"CONNECTION_FORCED - no broker reachable for 1s (last: no endpoint)"
     (story << Reported("failover_given_up") << ToClient(on(0, m.ConnectionClose(320, text)))
      >> FromClient(CLOSE_OK) << CloseClient()).done()  # fmt: skip
+
+
+def flapping(times: int, **policy: object) -> Story:
+    """A broker takes the session and drops it at once, again and again."""
+    story = with_channel(**policy)
+    for _ in range(times):
+        story = (story >> BrokerLost()).forget()
+        story = (story >> After(2.0)).forget()
+        if not story.session.attachment.searching:
+            break
+        story = (story >> Handshaken("rabbit1:5672")).forget()
+    return story
+
+
+def test_a_broker_that_drops_whom_it_takes_is_not_dialled_without_end():
+    story = (flapping(4) >> BrokerLost()).forget()
+    assert story.session.deadline() > story.now
+
+
+def test_brokers_that_only_drop_whom_they_take_use_up_the_clients_patience():
+    story = flapping(100, failover_timeout_s=20.0)
+    assert story.session.ending.reason == "no_broker"
+
+
+def test_a_client_that_is_not_read_is_still_written_to_so_that_its_death_shows():
+    story = (confirming(parked_bytes_max=65536, beat_s=60, failover_timeout_s=100.0) >> BrokerLost()).forget()
+    story = (story >> FromClient(publish(1, b"x" * 70000))).forget()
+    (story >> After(2.5) << ToClient(HEARTBEAT)).forget()
+
+
+def test_a_reason_is_reported_once_however_many_attempts_it_ends():
+    story = (with_channel() >> BrokerLost()).forget()
+    told = []
+    for _ in range(20):
+        story = story >> DialFailed("refused")
+        told += [report.event for report in story.reports]
+        story = (story.forget() >> After(2.0)).forget()
+    assert told == ["failover_attempt_failed"]
 
 
 def test_a_client_that_does_not_answer_our_close_is_hung_up_on():

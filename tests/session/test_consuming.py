@@ -7,6 +7,7 @@ import pytest
 from proxy.amqp import methods as m
 from proxy.session.commands import CloseClient
 from tests.support.engine import (
+    HIDDEN_CONFIRMS,
     REOPENED,
     BrokerLost,
     FailOver,
@@ -31,6 +32,7 @@ from tests.support.engine_frames import (
     get_ok,
     nack,
     on,
+    publish,
     reject,
 )
 
@@ -165,6 +167,13 @@ def test_an_unnamed_consumer_keeps_the_name_it_got():
 def test_a_nowait_consumer_is_asked_for_aloud_and_comes_back():
     story = with_channel() >> FromClient(consume(1, nowait=True)) << ToBroker(consume(1)) >> FromBroker(consume_ok(1))
     (story >> FailOver() << ToBroker(REOPENED, consume(1)) >> BACK).done()
+
+
+def test_a_reply_consumer_is_back_before_the_requests_that_need_it():
+    replies = consume(1, b"amq.rabbitmq.reply-to", no_ack=True)
+    story = with_channel() >> FromClient(replies) << ToBroker(replies) >> FromBroker(consume_ok(1))
+    story = (story.forget() >> FromClient(publish(1, b"request"))).forget()
+    (story >> FailOver() << ToBroker(REOPENED, replies, HIDDEN_CONFIRMS, publish(1, b"request"))).done()
 
 
 def test_tags_go_on_where_the_client_stands():
