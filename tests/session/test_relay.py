@@ -217,7 +217,7 @@ def afterwards(story):
         assert story.session.journal.load.unsettled_bytes >= 0
 
 
-hunts = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hunts = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @hunts

@@ -56,14 +56,14 @@ class WindowAndASet(RuleBasedStateMachine):
         assert self.window.floor == (min(self.open) - 1 if self.open else self.issued) or not self.open
 
 
-WindowAndASet.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+WindowAndASet.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestWindow = WindowAndASet.TestCase
 
 
 def test_one_number_held_back_costs_one_range():
     window = Window()
-    window.top = 100_000
-    for number in range(2, 100_001):
+    window.top = 20_000
+    for number in range(2, 20_001):
         window.settle(number)
     assert (window.open_count, len(window._starts)) == (1, 1)
 
@@ -157,7 +157,7 @@ class LedgerAndAList(RuleBasedStateMachine):
         self.unsettled.append([self.numbers, frames])
 
 
-LedgerAndAList.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+LedgerAndAList.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestLedger = LedgerAndAList.TestCase
 
 
