@@ -1,0 +1,74 @@
+"""Single channels that are opened anew on a connection that is fine."""
+
+from __future__ import annotations
+
+from proxy.amqp import methods as m
+from proxy.session.description import describe
+from tests.support.engine import (
+    HIDDEN_CONFIRMS,
+    REOPENED,
+    After,
+    FailOver,
+    FromBroker,
+    FromClient,
+    Sees,
+    ToBroker,
+    ToClient,
+    confirming,
+    consuming,
+)
+from tests.support.engine_frames import ack, consume_ok, deliver, get_ok, nack, on, publish
+
+A = publish(1, b"a")
+OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
+
+
+def restarting():
+    """Channel 1 was refused a publish soon after a failover; its close is on its way."""
+    story = (((confirming() >> FromClient(A)).forget() >> FailOver()).forget() >> FromBroker(OPENED)).forget()
+    return (story >> FromBroker(nack(1, 1))).forget()
+
+
+def test_nothing_of_a_channel_that_is_being_closed_is_believed():
+    gone = on(1, m.ChannelClose(406, b"PRECONDITION_FAILED"))
+    story = restarting() >> FromBroker(ack(1, 1), deliver(1, 1), gone) << ToBroker(CLOSED)
+    (story >> FromBroker(CLOSED) >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)).done()
+
+
+def test_what_the_client_sends_meanwhile_follows():
+    b = publish(1, b"b")
+    story = restarting() >> FromClient(b) >> FromBroker(CLOSED)
+    (story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A, b)).done()
+
+
+def test_a_client_may_close_meanwhile():
+    close = on(1, m.ChannelClose(200, b"bye"))
+    story = restarting() >> FromClient(close) >> FromBroker(CLOSED)
+    story = story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A, close)
+    (story >> FromBroker(OPENED, CLOSED) << ToClient(CLOSED)).done()
+
+
+def test_a_second_failover_replaces_the_restart():
+    (restarting() >> FailOver("rabbit3:5672") << ToBroker(REOPENED, HIDDEN_CONFIRMS, A) >> After(1.0)).done()
+
+
+def test_the_wait_is_named():
+    assert "channels [1] are set up again" in describe(restarting().session)["waiting"]
+
+
+def test_restarts_are_paced():
+    story = restarting() >> FromBroker(CLOSED) >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)
+    story = (story >> FromBroker(OPENED, nack(1, 1))).forget() >> FromBroker(CLOSED) >> After(0.05)
+    (story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)).done()
+
+
+def test_a_broker_that_gives_a_got_tag_twice_is_left():
+    story = (consuming() >> FromBroker(deliver(1, 1))).forget() >> FromClient(on(1, m.BasicGet(0, b"q", False)))
+    story = story.forget() >> FromBroker(get_ok(1, 1))
+    story << Sees("looking", lambda s: s.attachment.searching)
+
+
+def test_the_answer_of_one_replay_is_not_taken_for_another():
+    story = (consuming() >> FailOver()).forget() >> FromBroker(OPENED)
+    story = (story >> FailOver("rabbit3:5672")).forget() >> FromBroker(OPENED, consume_ok(1))
+    (story >> FromBroker(deliver(1, 1)) << ToClient(deliver(1, 1))).done()
