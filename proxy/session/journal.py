@@ -136,7 +136,10 @@ class Journal:
             return False
         if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
             return True
-        return not any(channel.ledger.unsettled > int(channel.ledger.unfinished) for channel in self.live_channels())
+        channels = self.live_channels()
+        if any(channel.restart_wanted for channel in channels):
+            return True  # it waits for the rest of a publish, which is still with the client
+        return not any(channel.ledger.unsettled > int(channel.ledger.unfinished) for channel in channels)
 
     def live_channels(self) -> list[Channel]:
         """Channels that the client has open."""

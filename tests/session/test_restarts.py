@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.amqp import methods as m
+from proxy.session.commands import ReadClient
 from proxy.session.description import describe
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
@@ -17,10 +18,11 @@ from tests.support.engine import (
     confirming,
     consuming,
 )
-from tests.support.engine_frames import ack, consume_ok, deliver, get_ok, nack, on, publish
+from tests.support.engine_frames import ack, consume_ok, deliver, frames_of, get_ok, nack, on, publish
 
 A = publish(1, b"a")
 OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
+CLOSE_UPSTREAM = on(1, m.ChannelClose(200, b"set up again"))
 
 
 def restarting():
@@ -46,6 +48,16 @@ def test_a_client_may_close_meanwhile():
     story = restarting() >> FromClient(close) >> FromBroker(CLOSED)
     story = story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A, close)
     (story >> FromBroker(OPENED, CLOSED) << ToClient(CLOSED)).done()
+
+
+def test_a_restart_that_waits_for_the_rest_of_a_publish_is_given_it_whatever_the_limit():
+    big = publish(1, bytes(70_000))
+    story = confirming(unsettled_bytes_max=65536)
+    story = ((story >> FailOver()).forget() >> FromBroker(OPENED)).forget()
+    method, *content = frames_of(publish(1, b"half"))
+    story = (story >> FromClient(big, method)).forget()
+    story = story >> FromBroker(nack(1, 1)) << ReadClient(True)
+    (story >> FromClient(*content) << ToBroker(*content, CLOSE_UPSTREAM) << ReadClient(False)).done()
 
 
 def test_a_second_failover_replaces_the_restart():
