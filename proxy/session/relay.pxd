@@ -5,6 +5,14 @@ from proxy.session.channel cimport Channel
 from proxy.session.counters cimport Counters
 
 
+# Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
+cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
+cdef int ACKED, MIXED, PLAIN, TX
+cdef long long HEADER_DUE, NO_CONTENT
+cdef unsigned long BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
+cdef Py_ssize_t BROKER_FRAME_MAX_BYTES, _ACK_BYTES
+
+
 cpdef Py_ssize_t scan_client(object owner, bytes buf, Py_ssize_t pos, Py_ssize_t size_max) except -1
 cpdef Py_ssize_t scan_broker(object owner, bytes buf, Py_ssize_t pos) except -1
 
