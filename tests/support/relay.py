@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from types import TracebackType
 
 
@@ -11,10 +12,11 @@ class Relay:
 
     `silence()` black-holes: connections stay open and new ones are accepted, not a byte passes, not even an end.
     `speak()` ends that; what was sent meanwhile is delivered. `cut()` resets every connection.
-    `refuse()` and `accept()` close and open the door for new connections.
+    `refuse()` and `accept()` close and open the door for new connections. With `tls` it ends TLS.
     """
 
-    def __init__(self, target_port: int, port: int) -> None:
+    def __init__(self, target_port: int, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.port = port
         self.target_port = target_port
         self._audible = asyncio.Event()
@@ -40,7 +42,7 @@ class Relay:
 
     async def accept(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, ssl=self._tls)
 
     def refuse(self) -> None:
         """Stop listening; connections that are there go on."""
