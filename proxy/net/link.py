@@ -70,14 +70,14 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is closed, by whomever."""
         self.full = False
+        self._transport = None
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
-        if not self._closed and self._owner is not None:
+        owner, self._owner = self._owner, None
+        if not self._closed and owner is not None:
             self._closed = True
-            self._owner.link_lost(self, str(exc) if exc else "connection closed by peer")
-        self._owner = None
-        self._transport = None
+            owner.link_lost(self, str(exc) if exc else "connection closed by peer")
 
     def pause_writing(self) -> None:
         """Too much waits to be written."""
