@@ -31,7 +31,7 @@ from tests.support.engine_frames import (
 )
 from tests.support.ports import free_port
 
-PATIENCE_S = 15
+PATIENCE_S = 60
 START_OK = m.method_id(m.ConnectionStartOk)
 OPEN = m.method_id(m.ConnectionOpen)
 ANSWERS = {
