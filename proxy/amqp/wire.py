@@ -30,7 +30,7 @@ _COUNTED = frozenset((b"S", b"x", b"A", b"F"))
 class Reader:
     """Read values one after the other from a method's arguments.
 
-    Raises `ClientError` with reply code 502 (syntax error) where the bytes end too early.
+    Raises `ClientError` with reply code 501 (as RabbitMQ does) where the bytes end too early.
     """
 
     __slots__ = ("_bit", "_bits", "buf", "pos")
@@ -45,7 +45,7 @@ class Reader:
         """Step over bytes; returns where they start."""
         at = self.pos
         if at + count > len(self.buf):
-            raise ClientError("method arguments end too early", reply_code=502)
+            raise ClientError("method arguments end too early", reply_code=501)
         self.pos = at + count
         self._bit = 8
         return at
@@ -94,9 +94,9 @@ class Reader:
 
 
 def parse_table(raw: bytes, depth: int = 0) -> Table:
-    """Open one level of a field table. Raises `ClientError` (502) for what is not one."""
+    """Open one level of a field table. Raises `ClientError` (501) for what is not one."""
     if depth > TABLE_DEPTH_MAX:
-        raise ClientError("field table nests too deep", reply_code=502)
+        raise ClientError("field table nests too deep", reply_code=501)
     table: Table = {}
     reader = Reader(raw)
     while reader.pos < len(raw):
@@ -109,7 +109,7 @@ def parse_table(raw: bytes, depth: int = 0) -> Table:
         elif (fixed := _FIXED_BYTES.get(kind)) is not None:
             reader.skip(fixed)
         else:
-            raise ClientError(f"unknown field table type {kind!r}", reply_code=502)
+            raise ClientError(f"unknown field table type {kind!r}", reply_code=501)
         table[name] = raw[start : reader.pos]
     return table
 

@@ -127,6 +127,7 @@ class Attachment:
             journal.channel_max = least_limit(tune.channel_max, policy.channel_max) - 1
             journal.frame_max_bytes = least_limit(tune.frame_max, policy.frame_max_bytes)
             journal.phase = Phase.TUNING
+            journal.lifecycle.client_asked()
             journal.tell_client(
                 0, m.ConnectionTune(journal.channel_max, journal.frame_max_bytes, policy.client_heartbeat_s)
             )

@@ -22,10 +22,10 @@ class Greeting:
         self.journal = journal
 
     def asked(self, ident: int, payload: bytes) -> None:
-        """Take one method. Raises `ClientError` (503) where it is not expected."""
+        """Take one method. Raises `ClientError` (504) for one that has no place on channel 0."""
         handler = self._HANDLERS.get(ident)
         if handler is None:
-            raise ClientError("unexpected method on channel 0", reply_code=503)
+            raise ClientError("unexpected method on channel 0", reply_code=504)
         handler(self, payload)
 
     def _start_ok(self, payload: bytes) -> None:

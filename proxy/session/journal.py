@@ -44,6 +44,10 @@ class Lifecycle(Protocol):
         """The client said who it is."""
         ...
 
+    def client_asked(self) -> None:
+        """It is the client's turn in the handshake."""
+        ...
+
     def vhost_given(self) -> None:
         """The client said what it wants to open."""
         ...

@@ -64,7 +64,7 @@ class BrokerOwner(Protocol):
 
 
 def scan_client(owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> int:
-    """Client to broker. `size_max` is the largest payload the client may send (frame_max - 8).
+    """Client to broker. `size_max` is the largest payload the client may send.
 
     Raises `ClientError`: 501 for what is no frame, 505 for a frame where another one is due.
     """

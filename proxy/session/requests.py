@@ -129,10 +129,14 @@ class Requests:
     def _forward(
         self, channel: Channel, ident: int, frame: bytes, answered: Callable[[bytes], None] | None = None
     ) -> None:
-        """Pass a request on as it came and remember that its answer is due."""
+        """Pass a request on as it came and remember that its answer is due.
+
+        What nobody knows stops here: RabbitMQ answers it with a reset, which would look like a dead broker.
+        """
+        if ident not in m.REPLIES:
+            raise ClientError(f"unimplemented method {ident >> 16}.{ident & 0xFFFF}", reply_code=503)
         self.broker_out.append(frame)
-        if ident in m.REPLIES:
-            channel.pending.append(Pending(ident, frame, answered=answered))
+        channel.pending.append(Pending(ident, frame, answered=answered))
 
     def _ask(
         self,

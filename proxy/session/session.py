@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import OVERHEAD_BYTES, PROTOCOL_HEADER, Inlet
+from proxy.amqp.frames import PROTOCOL_HEADER, Inlet
 from proxy.errors import BrokerError, ClientError
 from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
@@ -74,7 +74,8 @@ class Session:
                 if journal.phase is Phase.GREETING:
                     pos = self._protocol_header(buf, pos)
                 if journal.phase is not Phase.GREETING:
-                    pos = scan_client(self.requests, buf, pos, journal.frame_max_bytes - OVERHEAD_BYTES)
+                    # Old clients count frame_max without the frame's own 8 octets; RabbitMQ forgives that.
+                    pos = scan_client(self.requests, buf, pos, journal.frame_max_bytes)
             self._inlet.keep(buf, pos)
         except ClientError as error:
             self.ending.because("client_error")
@@ -190,6 +191,10 @@ class Session:
         """Look for the client's first broker."""
         self.ending.until = None
         self.attachment.search("")
+
+    def client_asked(self) -> None:
+        """It is the client's turn in the handshake, within its time."""
+        self.ending.until = self.journal.now + self.journal.policy.handshake_timeout_s
 
     def vhost_given(self) -> None:
         """The client's handshake is done but for the broker's answer."""
@@ -357,7 +362,6 @@ class Session:
 # Reply codes as RabbitMQ names them at the start of a reply text.
 _NAMES = {
     501: "FRAME_ERROR",
-    502: "SYNTAX_ERROR",
     503: "COMMAND_INVALID",
     504: "CHANNEL_ERROR",
     506: "RESOURCE_ERROR",

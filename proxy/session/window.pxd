@@ -2,7 +2,7 @@ cdef class Window:
     cdef public long long floor
     cdef public long long top
     cdef long long _above
-    cdef list _starts
+    cdef public list _starts
     cdef list _stops
 
     cpdef reset(self, long long floor)

@@ -245,3 +245,8 @@ def test_the_clients_properties_are_kept_whatever_is_beside_them():
     said = m.decode(m.ConnectionStartOk, story.to_broker.pop()[7:-1])
     ours, theirs = parse_table(said.client_properties), parse_table(properties(b"basic.nack"))
     assert set(theirs) <= set(ours)
+
+
+def test_a_client_that_does_not_answer_tune_is_hung_up_on_and_the_broker_not_blamed():
+    story = (tuning() >> After(10.0)).forget()
+    assert (story.session.ending.reason, story.session.journal.phase) == ("handshake_timeout", Phase.ENDED)

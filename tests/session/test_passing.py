@@ -96,4 +96,4 @@ def test_a_broker_that_challenges_is_left():
 def test_an_answer_to_a_challenge_that_nobody_gave_is_an_error():
     story = running() >> FromClient(bare(0, m.ident(10, 21), b"\0\0\0\1!"))
     closes = [frame for frame in frames_of(b"".join(story.to_client)) if frame[7:11] == b"\0\x0a\0\x32"]
-    assert m.decode(m.ConnectionClose, closes[0][7:-1]).reply_code == 503
+    assert m.decode(m.ConnectionClose, closes[0][7:-1]).reply_code == 504

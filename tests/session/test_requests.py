@@ -180,12 +180,12 @@ def test_a_second_open_ends_the_connection():
         (b"\x01\0\x01\0\0\0\x02\0\0\xce", 501),
         (content(1, b"m"), 505),
         (publish(1)[:18] + OPEN, 505),
-        (bare(0, m.ident(10, 99)), 503),
-        (bare(1, m.ident(50, 10), b"\0\0\xff"), 502),
+        (bare(0, m.ident(10, 99)), 504),
+        (bare(1, m.ident(60, 999)), 503),
+        (bare(1, m.ident(50, 10), b"\0\0\xff"), 501),
     ],
 )
 def test_a_client_that_breaks_the_protocol_hears_why(words, code):
-    story = (with_channel() >> FromClient(words)).session
     story = with_channel() >> FromClient(words)
     close = next(f for f in story.to_client if f[7:11] == b"\0\x0a\0\x32")
     assert m.decode(m.ConnectionClose, close[7:-1]).reply_code == code

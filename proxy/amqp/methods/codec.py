@@ -169,7 +169,7 @@ def method_id(cls: type) -> int:
 def decode(cls: type[M], payload: bytes) -> M:
     """Read the arguments of a method; `payload` starts with class and method.
 
-    Raises `ClientError` (502) when it ends too early. Whoever reads a broker's frame turns that into `BrokerError`.
+    Raises `ClientError` (501) when it ends too early. Whoever reads a broker's frame turns that into `BrokerError`.
     """
     reader = Reader(payload, 4)
     make: Callable[..., M] = cls
