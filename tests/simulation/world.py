@@ -240,7 +240,8 @@ class World:
     def _act(self) -> None:
         if self.acting and not self.closed:
             self.client.act()
-            self.clock.after(self.rng.choice((0.001, 0.01, 0.06)), self._act)
+            pauses_s = (0.001, 0.01) if self.client.finishing else (0.001, 0.01, 0.06)
+            self.clock.after(self.rng.choice(pauses_s), self._act)
 
     def _client_beat(self) -> None:
         if not self.closed:
