@@ -303,7 +303,7 @@ class Driver:
 
     def _observe(self, command: Observe, now: float) -> None:
         if self.endpoint:
-            took_s = now - self._connected_at if command.outcome == "handshaken" else 0.0
+            took_s = now - self._connected_at if command.outcome == "handshaken" else command.took_s
             self._around.pool.observe(self.endpoint, command.outcome, now, took_s)
 
     def _close(self, now: float) -> None:

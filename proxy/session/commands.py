@@ -7,7 +7,9 @@ from typing import Literal
 
 from proxy.reports import Report
 
-Observation = Literal["handshaken", "handshake_failed", "heartbeat_missed", "forced_close", "lost", "failover_failed"]
+Observation = Literal[
+    "handshaken", "confirmed", "handshake_failed", "heartbeat_missed", "forced_close", "lost", "failover_failed"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,11 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """What was learnt about the endpoint of a generation."""
+    """What was learnt about the endpoint of a generation; `took_s` is the time of a confirm, 0 for all else."""
 
     generation: int
     outcome: Observation
+    took_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

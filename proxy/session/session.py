@@ -27,6 +27,7 @@ from proxy.session.relay import scan_broker, scan_client
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration
+from proxy.session.stopwatch import Stopwatch
 from proxy.session.uplink import Stage
 
 # A node that ends all connections because it goes away itself (texts of RabbitMQ 3.x and 4.x).
@@ -57,6 +58,7 @@ class Session:
         self.answers = Answers(self.journal, self.attachment, self.restoration)
         self.restarts = Restarts(self.journal, self.restoration, self.requests)
         self.pulse = Pulse(self.journal)
+        self.stopwatch = Stopwatch(self.journal)
         self.ending = Ending(self.journal, self.attachment, self.restoration)
         self._inlet = Inlet()
         self._forced_at: float | None = None
@@ -77,6 +79,7 @@ class Session:
                     # Old clients count frame_max without the frame's own 8 octets; RabbitMQ forgives that.
                     pos = scan_client(self.requests, buf, pos, journal.frame_max_bytes)
             self._inlet.keep(buf, pos)
+            self.stopwatch.published()
         except ClientError as error:
             self.ending.because("client_error")
             self.end_client(error.reply_code, f"{_NAMES.get(error.reply_code, 'ERROR')} - {error.reason}")
@@ -95,6 +98,7 @@ class Session:
             for buf, pos in uplink.inlet.regions(chunk):
                 pos = scan_broker(self.answers, buf, pos)
             uplink.inlet.keep(buf, pos)
+            self.stopwatch.confirmed()
         except (BrokerError, ClientError) as error:
             self._lost(error.reason, "lost")
         self._progress()
@@ -307,6 +311,7 @@ class Session:
             self.restoration.detach(channel)
         self.restoration.abandon()
         self.restarts.clear()
+        self.stopwatch.stop()
         journal.report("failover_started", endpoint=uplink.endpoint, reason=reason)
         if streaming:
             journal.uplink = None

@@ -324,3 +324,16 @@ def test_content_frames_are_checked_in_order():
     story = with_channel() >> FromClient(content(1, b"x"))
     close = m.decode(m.ConnectionClose, story.to_client.pop()[7:-1])
     assert close.reply_code == 505
+
+
+def test_the_time_of_a_confirm_is_told_to_whoever_balances():
+    story = (confirming() >> FromClient(A)).forget() >> After(0.25) >> FromBroker(ack(1, 1))
+    observed = [command for command in story.observed if command.outcome == "confirmed"]
+    assert [round(command.took_s, 3) for command in observed] == [0.25]
+
+
+def test_a_confirm_by_another_broker_is_not_timed():
+    story = ((confirming() >> FromClient(A)).forget() >> FailOver()).forget() >> FromBroker(
+        on(1, m.ChannelOpenOk()), ack(1, 1)
+    )
+    assert [command for command in story.observed if command.outcome == "confirmed"] == []

@@ -141,6 +141,7 @@ class Story:
         self.to_broker: list[bytes] = []
         self.commands: list[object] = []
         self.reports: list[Report] = []
+        self.observed: list[Observe] = []
         self.reading = True
 
     def __rshift__(self, event: object) -> Story:
@@ -253,7 +254,9 @@ class Story:
             match command:
                 case Report():
                     self.reports.append(command)
-                case Observe() | Attached() | HangUp():
+                case Observe():
+                    self.observed.append(command)
+                case Attached() | HangUp():
                     pass
                 case ReadClient(wanted):
                     self.reading = wanted
