@@ -35,7 +35,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     # endpoints and discovery
     "endpoint_added": ("info", "Discovery names a new endpoint."),
     "endpoint_changed": ("info", "Discovery describes an endpoint differently."),
-    "endpoint_removed": ("info", "An endpoint is gone from discovery and not well; it is forgotten."),
+    "endpoint_removed": ("info", "An endpoint is gone from discovery, and is down or has no sessions left; it is forgotten."),
     "endpoint_state": ("info", "An endpoint's state changed."),
     "pool_panic": ("warning", "Too few endpoints are well, health is ignored until more are."),
     "probe_refused": ("warning", "The login of a health probe was refused; the probe says nothing about the broker."),

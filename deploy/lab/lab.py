@@ -43,7 +43,7 @@ Ctrl-C stops {stops}. Its log follows.
 LAB_HINTS = """  kill a broker (kill -9), then bring it back; `sessions` below says which one is in use:
     make lab-kill N=1
     make lab-start N=1
-  tell Sidehop to leave a broker alone, politely:
+  keep new sessions away from a broker (those that are there stay until it stops; then they fail over):
     ETCDCTL_API=3 etcdctl --endpoints={etcd} put {prefix}mq1 '{{"url": "{url}", "state": "drain"}}'
 """
 
