@@ -39,6 +39,9 @@ name them:               sidehop run --node mq1:5672 --node mq2:5672
 find them in etcd:       sidehop run --etcd http://127.0.0.1:2379 --prefix /mq/nodes/
 describe it in a file:   sidehop run --config sidehop.yaml   (with a section `discovery:`)"""
 
+_PREFIX_UNUSED = """\
+--prefix: it says where in etcd the brokers are listed, but the source is {}; leave it out or give --etcd"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load(given.config, flags=_flags(given))
         if settings.discovery.source == "static" and not settings.discovery.static.nodes:
             return _refuse(ConfigError(_NO_SOURCE))
+        if given.prefix is not None and settings.discovery.source != "etcd":
+            return _refuse(ConfigError(_PREFIX_UNUSED.format(settings.discovery.source)))
         return _check(settings) if given.command == "check" else _run(settings)
     except ConfigError as error:
         return _refuse(error)

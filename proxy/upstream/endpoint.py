@@ -59,6 +59,7 @@ class DiscoveryStatus:
 
     `synced_at` is monotonic seconds of the last answer from the registry, None before the first. `stale` is True
     while the endpoints in use come from the last good answer or from disk because the registry is away or empty.
+    `last_error` says why; it is empty again once the registry names endpoints.
     """
 
     source: str

@@ -91,10 +91,12 @@ async def test_nodes_that_come_change_and_go_are_seen(etcd, policy, prefix):
         assert [report.event for report in seen.reports] == ["discovery_synced"]
 
 
-async def test_keys_beside_the_prefix_are_not_nodes(etcd, policy, prefix):
+@pytest.mark.parametrize("end", ["/", ""], ids=["with a slash", "without a slash"])
+async def test_keys_beside_the_prefix_are_not_nodes(etcd, policy, prefix, end):
     etcd.ctl("put", prefix + "mq1", NODE)
     etcd.ctl("put", prefix.rstrip("/") + "0", NODE)
-    async with following(discovery(policy)) as seen:
+    etcd.ctl("put", prefix.rstrip("/") + "-old/mq1", NODE)
+    async with following(discovery(replace(policy, prefix=prefix.rstrip("/") + end))) as seen:
         await seen.until_names("mq1")
         etcd.ctl("put", prefix.rstrip("/") + "-other", NODE)
         etcd.ctl("put", prefix + "mq2", NODE)

@@ -120,7 +120,7 @@ async def test_an_expired_token_is_replaced(tmp_path, client):
         async with following(discovery(slow)) as seen:
             await seen.until_names("mq1")
             await seen.until(lambda: seen.discovery.status.errors)
-            assert "invalid auth token" in seen.discovery.status.last_error
+            assert "invalid auth token" in seen.told("discovery_failed")[0].facts["reason"]
             etcd.ctl("put", PREFIX + "mq2", NODE)
             await seen.until_names("mq1", "mq2")
             assert not seen.discovery.status.stale

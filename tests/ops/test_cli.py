@@ -72,6 +72,8 @@ def test_the_environment_is_read():
         (("--node", "mq1", "--policy", "p3c"), "policy 'p3c' is unknown, there are: consistent_hash, first"),
         (("--node", "mq1:99999"), "is not scheme://host:port with a port of 1 to 65535"),
         (("--etcd", "a:2379"), "write each as http://host:2379"),
+        (("--node", "mq1", "--prefix", "/x/"), "--prefix: it says where in etcd"),
+        (("--config", "config/examples/file.yaml", "--prefix", "/x/"), "but the source is file"),
         (("--node", "mq1", "--shout"), "unrecognized arguments: --shout"),
         (("--node", "mq1", "--log-f", "json"), "unrecognized arguments: --log-f"),
     ],

@@ -86,7 +86,6 @@ class Keeper:
 
     def _failed(self, reason: str) -> None:
         self.status.errors += 1
-        self.status.last_error = reason
         self._suffer("discovery_failed", reason, kept=self._good)
 
     def _start_cold(self) -> None:
@@ -94,6 +93,7 @@ class Keeper:
             self._good = self._saved
             self._synced_is_news = True
             self.status.stale = True
+            self.status.last_error = self.status.last_error or "the registry has not answered yet"
             self.status.revision = self._saved.revision
             self._tell("discovery_restored", endpoints=len(self._saved.endpoints), revision=self._saved.revision)
             self._put(self._saved)
@@ -101,6 +101,7 @@ class Keeper:
     def _suffer(self, event: str, reason: str, *, kept: Snapshot | None) -> None:
         """An outage begins or goes on: tell it once, unless one of its kind was told a moment ago."""
         self.status.stale = kept is not None
+        self.status.last_error = reason
         now = asyncio.get_running_loop().time()
         if event == self._suffering or now - self._told_at.get(event, -QUIET_S) < QUIET_S:
             return
@@ -111,6 +112,7 @@ class Keeper:
 
     def _recover(self, endpoints: int) -> None:
         self.status.stale = False
+        self.status.last_error = ""
         self._suffering = ""
         if self._synced_is_news:
             self._synced_is_news = False

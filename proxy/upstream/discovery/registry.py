@@ -18,6 +18,8 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 class EtcdPolicy:
     """How to reach etcd and how to keep up with it. Times are seconds.
 
+    `prefix` ends with a slash, one is added if it lacks: `/mq/nodes` must neither take in `/mq/nodes-old/mq1` nor
+    call a broker `/mq1`.
     `password_file` is read again at each authentication, so that a rotated secret is taken up. `ca`, `cert` and `key`
     are PEM files. `reconcile_s` is the period of an independent comparison with the registry, jittered by a fifth: a
     half-open watch is silent for ever and only this notices it. Retries wait a random time up to a cap that doubles
@@ -44,6 +46,8 @@ class EtcdPolicy:
         for url in self.endpoints:
             member(url)
         _need(bool(self.prefix), "prefix must not be empty: every key of etcd would be taken for a broker")
+        if not self.prefix.endswith("/"):
+            object.__setattr__(self, "prefix", self.prefix + "/")
         _need(not (self.password and self.password_file), "give password or password_file, not both")
         _need(
             bool(self.user) == bool(self.password or self.password_file),

@@ -54,7 +54,7 @@ async def test_an_outage_keeps_the_last_answer_and_is_told_once():
         assert (status.stale, status.errors, status.last_error, status.revision) == (True, 3, "connection refused", 5)
         script.answer(Snapshot((ONE,), revision=6))
         assert seen.names == ["mq1"]
-        assert not status.stale
+        assert (status.stale, status.last_error) == (False, "")
         assert events(seen) == ["discovery_synced", "discovery_failed", "discovery_synced"]
 
 
@@ -73,10 +73,11 @@ async def test_an_empty_answer_keeps_the_last_one():
         script.answer(Snapshot((), (Rejected("mq1", "nonsense"),), revision=7))
         script.answer(Snapshot((), revision=8))
         assert seen.names == ["mq1"]
-        assert seen.discovery.status.stale
+        status = seen.discovery.status
+        assert (status.stale, status.errors, status.last_error) == (True, 0, "the registry names no usable endpoint")
         script.answer(Snapshot((TWO,)))
         assert seen.names == ["mq2"]
-        assert not seen.discovery.status.stale
+        assert (status.stale, status.last_error) == (False, "")
         assert events(seen) == ["discovery_synced", "discovery_rejected", "discovery_emptied", "discovery_synced"]
 
 
@@ -122,8 +123,10 @@ async def test_a_cold_start_uses_what_was_saved_until_the_registry_answers(tmp_p
     async with kept(file=file, cold_start_s=0) as (seen, script):
         await seen.until_names("mq1", "mq2")
         assert seen.snapshots == [Snapshot((ONE, TWO), revision=5)]
-        assert seen.discovery.status.stale
+        status = seen.discovery.status
+        assert (status.stale, status.last_error) == (True, "the registry has not answered yet")
         script.fail("still away")
+        assert status.last_error == "still away"
         script.answer(Snapshot((TWO,)))
         assert not seen.discovery.status.stale
         assert events(seen) == ["discovery_restored", "discovery_failed", "discovery_synced"]

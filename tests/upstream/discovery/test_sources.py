@@ -53,6 +53,11 @@ def test_nonsense_is_refused_by_its_key(policy, key):
         policy()
 
 
+@pytest.mark.parametrize(("given", "used"), [("/mq/nodes", "/mq/nodes/"), ("/mq/nodes/", "/mq/nodes/"), ("/", "/")])
+def test_a_prefix_of_etcd_ends_with_a_slash(given, used):
+    assert EtcdPolicy(prefix=given).prefix == used
+
+
 @pytest.mark.parametrize(
     ("policy", "key"),
     [
