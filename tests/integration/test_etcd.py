@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,6 +207,30 @@ async def test_mass_expiry_of_leases_takes_no_node_away(etcd, policy, prefix):
         etcd.ctl("put", prefix + "mq1", NODE)
         await seen.until_names("mq1")
         assert not seen.discovery.status.stale
+
+
+async def test_an_etcd_that_wakes_from_a_freeze_and_expires_every_lease_takes_no_node_away(etcd, policy, prefix):
+    ttl_s = 4
+    lease = etcd.ctl("lease", "grant", str(ttl_s)).split()[1]
+    for name in ("mq1", "mq2", "mq3"):
+        etcd.ctl("put", prefix + name, NODE, "--lease", lease)
+    async with following(discovery(policy)) as seen:
+        await seen.until_names("mq1", "mq2", "mq3")
+        etcd.pause()
+        try:
+            awake_at = time.monotonic() + ttl_s
+            await seen.until(lambda: seen.discovery.status.stale and time.monotonic() > awake_at)
+        finally:
+            etcd.resume()
+        await seen.until(lambda: seen.told("discovery_emptied"))
+        assert "already expired" in etcd.ctl("lease", "timetolive", lease)
+        assert seen.names == ["mq1", "mq2", "mq3"]
+        assert seen.discovery.status.stale
+        # The registrars put their keys again.
+        etcd.ctl("put", prefix + "mq1", NODE)
+        etcd.ctl("put", prefix + "mq2", NODE)
+        await seen.until_names("mq1", "mq2")
+        await seen.until(lambda: not seen.discovery.status.stale)
 
 
 async def test_eight_megabytes_of_entries_are_read(etcd, policy, prefix):

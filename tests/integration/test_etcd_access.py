@@ -1,5 +1,6 @@
 """Who may read a real etcd: TLS, client certificates, passwords, rights; and what is said when one fails."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -124,6 +125,30 @@ async def test_an_expired_token_is_replaced(tmp_path, client):
             etcd.ctl("put", PREFIX + "mq2", NODE)
             await seen.until_names("mq1", "mq2")
             assert not seen.discovery.status.stale
+
+
+@both_clients
+async def test_a_token_that_expired_before_the_watch_opens_is_told_and_replaced(tmp_path, client):
+    with running(Etcd(tmp_path, flags=("--auth-token-ttl", "1"))) as etcd:
+        turn_auth_on(etcd)
+        etcd.ctl("put", PREFIX + "mq1", NODE)
+        policy = impatient(etcd, client, user="reader", password="first")
+        registry = GatewayRegistry(policy, 0) if client == "http" else GrpcRegistry(policy, 0)
+        try:
+            listing = await registry.read()
+            # etcd tells nobody that a token is over, looks once a second, and lets each use prolong its life.
+            await asyncio.sleep(3)
+            with pytest.raises(RegistryError, match="invalid auth token|permission denied") as expired:
+                await registry.watch(listing.revision + 1)
+            assert expired.value.auth
+            await registry.rotate(drop_token=expired.value.auth)
+            watch = await registry.watch(listing.revision + 1)
+            etcd.ctl("put", PREFIX + "mq2", NODE)
+            changed, _ = await watch.changes()
+            assert [item.key for item in changed] == [PREFIX + "mq2"]
+            watch.close()
+        finally:
+            await registry.close()
 
 
 @both_clients
