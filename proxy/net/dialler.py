@@ -50,23 +50,35 @@ class Dialler:
         if resumes and self._policy.spread_s:
             await asyncio.sleep(self._rng.uniform(0, self._policy.spread_s))
         loop = asyncio.get_running_loop()
-        endpoint = self._pool.pick(loop.time(), context, avoid)
-        if endpoint is None:
-            raise NoBroker("no usable broker node is known")
+        while True:
+            endpoint = self._pool.pick(loop.time(), context, avoid)
+            if endpoint is None:
+                raise NoBroker("no usable broker node is known")
+            if link := await self._attach(endpoint, avoid, make_link):
+                return endpoint, link
+
+    async def _attach(self, endpoint: Endpoint, avoid: frozenset[str], make_link: Callable[[], Link]) -> Link | None:
+        """Wait for a place and connect; None if the endpoint is no choice any more when the place is there."""
         places = self._places.setdefault(endpoint.name, _Places(self._policy.attachments_max))
         places.users += 1
         self._pool.attaching(endpoint.name)
         try:
+            waits = places.free.locked()
             await places.free.acquire()
             try:
-                link = await self._connect(endpoint, make_link)
+                now = asyncio.get_running_loop().time()
+                link = None
+                if not waits or self._pool.takes(endpoint.name, now, avoid):
+                    link = await self._connect(endpoint, make_link)
             except BaseException:
                 places.free.release()
                 raise
         except BaseException:
             self._leave(endpoint.name)
             raise
-        return endpoint, link
+        if link is None:
+            self.release(endpoint.name)
+        return link
 
     def release(self, name: str) -> None:
         """A session is attached to an endpoint, or has given up there."""

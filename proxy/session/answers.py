@@ -33,8 +33,16 @@ class Answers:
 
     # The owner that the scanner talks to.
 
-    def broker_frame(self, kind: int, number: int, frame: bytes) -> None:
-        """Think about a frame that may not simply pass. Raises `BrokerError`."""
+    def broker_frame(self, kind: int, number: int, frame: bytes) -> bool:
+        """Think about a frame that may not simply pass; False if this broker is left because of it.
+
+        Raises `BrokerError`.
+        """
+        uplink = self.journal.uplink
+        self._think(kind, number, frame)
+        return self.journal.uplink is uplink
+
+    def _think(self, kind: int, number: int, frame: bytes) -> None:
         if kind not in (METHOD, HEADER, BODY) or (kind == METHOD and len(frame) < 12):
             raise BrokerError(f"broker sent an unknown frame of type {kind}")
         ident = U32.unpack_from(frame, 7)[0] if kind == METHOD else 0
@@ -78,8 +86,7 @@ class Answers:
         if settled:
             self.counters.confirms += settled
             if not nack:
-                channel.restarts = 0
-                channel.restart_deadline = None
+                channel.healed()
             if channel.mode == CONFIRM and number > channel.confirm_base:
                 answer = (m.BasicNack, (False,)) if nack else (m.BasicAck, ())
                 journal.tell_client(channel.number, answer[0](number - channel.confirm_base, multiple, *answer[1]))
@@ -192,8 +199,7 @@ class Answers:
             first.frame, first.unnamed = first.unnamed, b""
             journal.lifecycle.restart(channel, "generated queue name refused", open_upstream=False)
             return
-        self.client_out.append(frame)
-        journal.end_channel(channel, awaits_close_ok=True)
+        journal.close_channel(channel, close)
 
     def _ignore(self, channel: Channel, frame: bytes) -> None:
         """An answer to something that is over."""

@@ -108,7 +108,10 @@ class Attachment:
         uplink.heard_at = uplink.said_at = journal.now
         journal.broker_out.clear()
         journal.broker_out.append(PROTOCOL_HEADER)
-        journal.tell_broker(0, journal.credentials.start_ok(journal.via))
+        credentials = journal.credentials
+        if journal.secret_updates:
+            credentials = credentials.with_secret(journal.secret_updates[-1][0])  # the old one may have expired
+        journal.tell_broker(0, credentials.start_ok(journal.via))
 
     def started(self, payload: bytes) -> None:
         """The broker introduced itself."""
@@ -122,7 +125,9 @@ class Attachment:
         uplink.stage = Stage.TUNED
         uplink.stage_deadline = None
         uplink.tune = tune = m.decode(m.ConnectionTune, payload)
-        if journal.phase is Phase.AUTHENTICATING:
+        if tune.channel_max == 1:
+            self.failed("it allows one channel, and one is needed beside the client's")
+        elif journal.phase is Phase.AUTHENTICATING:
             policy = journal.policy
             journal.channel_max = least_limit(tune.channel_max, policy.channel_max) - 1
             journal.frame_max_bytes = least_limit(tune.frame_max, policy.frame_max_bytes)
@@ -174,10 +179,6 @@ class Attachment:
         self._attached_at = journal.now
         for _, frame in journal.secret_updates:
             journal.broker_out.append(frame)
-        if journal.blocked:
-            journal.blocked = False
-            if journal.credentials is not None and journal.credentials.can(b"connection.blocked"):
-                journal.tell_client(0, m.ConnectionUnblocked())
         if self.reason:
             journal.recovered_at = journal.now
         journal.commands.append(Attached(uplink.generation))
@@ -215,11 +216,13 @@ class Attachment:
         """The broker said no. A new client hears it; a client that was let in before is tried elsewhere first."""
         journal = self.journal
         text = close.reply_text.decode("utf-8", "replace")
+        # What one tenant has used up or broken there is no fault of the node: nobody else must suffer for it.
+        tenants = " limit " in text or "vhost" in text
         elsewhere = close.reply_code in (320, 541) or (self.resumes and " limit " in text)
         if not elsewhere:
             self._refusals += 1
         if elsewhere or (self.resumes and self._refusals < REFUSALS_MAX):
-            self.failed(text, "handshake_failed" if elsewhere else None)
+            self.failed(text, "handshake_failed" if elsewhere and not tenants else None)
             return
         self.searching = False
         journal.lifecycle.end_client(close.reply_code, text, close.class_id, close.method_id)

@@ -187,8 +187,16 @@ class Channel:
         self.setup.append(entry)
         self._count_no_ack()
 
+    def healed(self) -> None:
+        """It works again: a later trouble is a new one."""
+        self.restarts = 0
+        self.restart_deadline = None
+        self.last_error = (0, b"")
+
     def forget_consumer(self, tag: bytes) -> Setup | None:
         """A consumer is over; returns its entry. A qos that no consumer follows any more keeps its place."""
+        if not tag:
+            return None  # what no consumer can be called; it would name every qos
         for at, entry in enumerate(self.setup):
             if entry.tag == tag:
                 del self.setup[at]

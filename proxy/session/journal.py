@@ -11,7 +11,8 @@ from enum import Enum
 from typing import Protocol
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import Buffer, method_frame
+from proxy.amqp.frames import METHOD, Buffer, method_frame
+from proxy.errors import ClientError
 from proxy.reports import Report
 from proxy.session.channel import Channel
 from proxy.session.commands import Command
@@ -21,6 +22,9 @@ from proxy.session.ledger import Load
 from proxy.session.policy import SessionPolicy
 from proxy.session.topology import Topology
 from proxy.session.uplink import Uplink
+
+# Compacting costs a look at everything that is kept, so it is not done at each confirm.
+COMPACT_INTERVAL_S = 1.0
 
 
 class Phase(Enum):
@@ -50,6 +54,10 @@ class Lifecycle(Protocol):
 
     def vhost_given(self) -> None:
         """The client said what it wants to open."""
+        ...
+
+    def client_broke(self, error: ClientError) -> None:
+        """The client broke the protocol or a limit."""
         ...
 
     def client_closes(self) -> None:
@@ -116,6 +124,7 @@ class Journal:
         self.uplink: Uplink | None = None
         self.recovered_at: float | None = None
         self.blocked = False
+        self._compacted_at = now
         self.secret_updates: list[tuple[bytes, bytes]] = []
 
     @property
@@ -143,6 +152,12 @@ class Journal:
         channels = self.live_channels()
         if any(channel.restart_wanted for channel in channels):
             return True  # it waits for the rest of a publish, which is still with the client
+        if reading or self.now >= self._compacted_at + COMPACT_INTERVAL_S:
+            self._compacted_at = self.now
+            for channel in channels:
+                channel.ledger.compact()
+        if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
+            return True
         return not any(channel.ledger.unsettled > int(channel.ledger.unfinished) for channel in channels)
 
     def live_channels(self) -> list[Channel]:
@@ -169,6 +184,16 @@ class Journal:
         """Publishes that only we know to be unconfirmed; half a publish is none."""
         covered = [channel.ledger for channel in self.live_channels() if channel.covered]
         return sum(ledger.unsettled - int(ledger.unfinished) for ledger in covered)
+
+    def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:
+        """Tell the client that a channel is over. A close of its own that crosses this one is answered as well."""
+        close_method = m.method_id(m.ChannelClose).to_bytes(4, "big")
+        crossed = any(request.frame[7:11] == close_method for request in channel.pending)
+        crossed = crossed or any(frame[0] == METHOD and frame[7:11] == close_method for frame in channel.parked)
+        self.tell_client(channel.number, close)
+        self.end_channel(channel, awaits_close_ok=True)
+        if crossed:
+            self.tell_client(channel.number, m.ChannelCloseOk())
 
     def end_channel(self, channel: Channel, *, awaits_close_ok: bool) -> None:
         """A channel is over for the client; auto-delete queues go with their last consumer."""

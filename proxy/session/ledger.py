@@ -96,6 +96,18 @@ class Ledger:
             self._load.unsettled_bytes -= runs.popleft().size_bytes
         return settled
 
+    def compact(self) -> None:
+        """Give up what is settled behind an older publish that is not: for when memory is short."""
+        kept: deque[Run] = deque()
+        for run in self._runs:
+            last = run.first + run.count - 1
+            unfinished = self.unfinished and run is self._runs[-1]
+            if unfinished or self.window.any_open(run.first, last):
+                kept.append(run)
+            else:
+                self._load.unsettled_bytes -= run.size_bytes
+        self._runs = kept
+
     def take_unfinished(self) -> bytes:
         """Take back the publish whose content is not complete; it counts as never sent. Empty if there is none."""
         if not self.unfinished:

@@ -54,8 +54,8 @@ class BrokerOwner(Protocol):
     client_out: list[Buffer]
     hold_bytes_max: int
 
-    def broker_frame(self, kind: int, number: int, frame: bytes) -> None:
-        """Think about a frame that may not simply pass."""
+    def broker_frame(self, kind: int, number: int, frame: bytes) -> bool:
+        """Think about a frame that may not simply pass; False if the rest of what this broker says is void."""
         ...
 
     def broker_confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
@@ -233,8 +233,8 @@ class _BrokerWalk:
                 self.hold_inline(pos)
             if channel is None or channel.muted or not self.passes(channel, kind, pos, size):
                 self.emit_upto(pos, stop)
-                if kind != HEARTBEAT:
-                    self.owner.broker_frame(kind, number, buf[pos:stop])
+                if kind != HEARTBEAT and not self.owner.broker_frame(kind, number, buf[pos:stop]):
+                    return end
             pos = stop
         if self.inline is not None:
             self.hold_inline(pos)

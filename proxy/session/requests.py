@@ -76,7 +76,9 @@ class Requests:
         if ident != m.BASIC_REJECT and bits & 1:
             upto = tag or window.top
             settled = window.settle_upto(upto)
-            if not settled and (tag == 0 or tag <= window.top):
+            # A rollback makes acks undone that the window has settled, so in a transaction the broker has to judge.
+            judged = channel.mode == TX and upto > offset
+            if not settled and not judged and (tag == 0 or tag <= window.top):
                 self.counters.stale_acks += 1
                 return
             tag = upto
@@ -92,7 +94,10 @@ class Requests:
         """Let what the client sent meanwhile take the way it would have taken."""
         while channel.flowing and channel.parked:
             frames = channel.unpark()
-            scan_client(self, frames, 0, len(frames))
+            try:
+                scan_client(self, frames, 0, len(frames))
+            except ClientError as error:
+                self.journal.lifecycle.client_broke(error)
 
     # Channels.
 
@@ -215,6 +220,8 @@ class Requests:
             channel.last_queue = name
             self.journal.topology.declare_queue(wanted._replace(queue=name), channel)
 
+        # From here on, not from the answer on: requests that name no queue may follow without waiting for it.
+        channel.last_queue = wanted.queue
         pending = self._ask(channel, wanted, declared, silent=q.nowait)
         if unnamed:
             pending.unnamed = method_frame(channel.number, q._replace(nowait=False))

@@ -62,7 +62,7 @@ class Restarts:
         """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
         if not self._restoration.topology_done:
             return []
-        return [channel.restart_at for channel in self._channels if not channel.muted]
+        return [c.restart_deadline if c.muted else c.restart_at for c in self._channels]
 
     def progress(self) -> None:
         """Open what may be opened now."""
@@ -76,7 +76,12 @@ class Restarts:
                     self.begin(channel, "publish refused during recovery", open_upstream=True, redeclare=False)
             elif channel.restart_at is None:
                 self._channels.remove(channel)
-            elif not channel.muted and channel.restart_at <= journal.now:
+            elif channel.muted:
+                if channel.restart_deadline is not None and journal.now >= channel.restart_deadline:
+                    self._channels.remove(channel)
+                    silent = m.ChannelClose(541, b"INTERNAL_ERROR - broker did not close the channel")
+                    self._restoration.give_up(channel, silent)
+            elif channel.restart_at <= journal.now:
                 self._open(channel)
 
     def _open(self, channel: Channel) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
+from proxy.errors import BrokerError
 from proxy.session.channel import CONFIRM, TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
 from proxy.session.topology import Declaration
@@ -72,6 +73,9 @@ class Restoration:
             journal.tell_broker(journal.scratch, m.ChannelCloseOk())
             self._refused(m.decode(m.ChannelClose, payload))
         elif ident != m.method_id(m.ChannelOpenOk):
+            method, _ = self._declarations[self._next] if self._next < len(self._declarations) else (None, None)
+            if method is None or ident not in m.REPLIES[m.method_id(type(method))]:
+                raise BrokerError("broker answered a declaration that nobody made")
             self._next += 1
             if self._next >= len(self._declarations):
                 self._closing = True
@@ -94,17 +98,21 @@ class Restoration:
         self._attempts += 1
         if close.reply_code in (404, 405) and journal.now < self._give_up_at:
             if close.reply_code == 404:
-                self._next = 0  # an auto-delete queue went between its declaration and its binding
+                # An auto-delete queue went between its declaration and its binding.
+                self._declarations = journal.topology.replay()
+                self._next = 0
             self.retry_at = journal.now + min(0.01 * 2 ** min(self._attempts, 8), journal.policy.retry_max_s)
             return
         method, owner = self._declarations[self._next]
         journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
         if owner in journal.live_channels():
-            journal.tell_client(owner.number, close)
-            journal.end_channel(owner, awaits_close_ok=True)
+            journal.close_channel(owner, close)
         self._forget(method)
-        self._next += 1
-        if self._next < len(self._declarations):
+        # What hung on it must not be declared for somebody else's queue of that name.
+        wanted = journal.topology.replay()
+        self._declarations = [entry for entry in self._declarations[self._next + 1 :] if entry in wanted]
+        self._next = 0
+        if self._declarations:
             self._declare()
         else:
             self.topology_done = True
@@ -140,10 +148,8 @@ class Restoration:
         if channel.mode == TX and (channel.tx_dirty or committing):
             outcome = b"transaction outcome unknown" if committing else b"uncommitted transaction rolled back"
             text = b"INTERNAL_ERROR - broker connection lost, " + outcome
-            journal.tell_client(
-                channel.number, m.ChannelClose(541, text, 90 if committing else 0, 20 if committing else 0)
-            )
-            journal.end_channel(channel, awaits_close_ok=True)
+            where = (90, 20) if committing else (0, 0)
+            journal.close_channel(channel, m.ChannelClose(541, text, *where))
 
     def _implied(self, channel: Channel, request: Pending) -> bool:
         """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
@@ -242,5 +248,4 @@ class Restoration:
             reply_code=close.reply_code,
             reason=close.reply_text.decode("utf-8", "replace"),
         )
-        journal.tell_client(channel.number, close)
-        journal.end_channel(channel, awaits_close_ok=True)
+        journal.close_channel(channel, close)

@@ -31,7 +31,9 @@ from proxy.session.stopwatch import Stopwatch
 from proxy.session.uplink import Stage
 
 # A node that ends all connections because it goes away itself (texts of RabbitMQ 3.x and 4.x).
-_NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode|vhost '.*' is down", re.DOTALL)
+_NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode")
+# One virtual host failed there: its clients have to leave, the node is fine for all others.
+_VHOST_DOWN = re.compile(rb"vhost '.*' is down", re.DOTALL)
 _OBJECT_DELETED = re.compile(rb"(vhost|user) '.*' is deleted", re.DOTALL)
 # An operator's close, and an internal error of the broker, are recovered from at most this often.
 FORCED_CLOSE_PAUSE_S = 60.0
@@ -81,8 +83,7 @@ class Session:
             self._inlet.keep(buf, pos)
             self.stopwatch.published()
         except ClientError as error:
-            self.ending.because("client_error")
-            self.end_client(error.reply_code, f"{_NAMES.get(error.reply_code, 'ERROR')} - {error.reason}")
+            self.client_broke(error)
         self._progress()
 
     def from_broker(self, generation: int, chunk: bytes, now: float) -> None:
@@ -97,10 +98,13 @@ class Session:
             buf, pos = b"", 0
             for buf, pos in uplink.inlet.regions(chunk):
                 pos = scan_broker(self.answers, buf, pos)
+                if journal.uplink is not uplink:
+                    break  # what a broker says after its close is nobody's business
             uplink.inlet.keep(buf, pos)
             self.stopwatch.confirmed()
         except (BrokerError, ClientError) as error:
-            self._lost(error.reason, "lost")
+            if journal.uplink is uplink:
+                self._lost(error.reason, "lost")
         self._progress()
 
     def broker_up(self, generation: int, endpoint: str, now: float) -> None:
@@ -205,6 +209,11 @@ class Session:
         self.ending.until = None
         self.attachment.open()
 
+    def client_broke(self, error: ClientError) -> None:
+        """The client broke the protocol or a limit: the broker has no part in it."""
+        self.ending.because("client_error")
+        self.end_client(error.reply_code, f"{_NAMES.get(error.reply_code, 'ERROR')} - {error.reason}")
+
     def client_closes(self) -> None:
         """The client wants to end the connection."""
         self.ending.client_closes()
@@ -249,8 +258,7 @@ class Session:
     def replayed(self, channel: Channel) -> None:
         """One channel is as it was; the failover is over when all are."""
         if not channel.ledger.unsettled:
-            channel.restarts = 0
-            channel.restart_deadline = None
+            channel.healed()
         self.attachment.report_done()
 
     # Inside.
@@ -277,7 +285,7 @@ class Session:
 
     def _recovers(self, close: m.ConnectionClose) -> bool:
         journal = self.journal
-        if close.reply_code == 320 and _NODE_LEAVES.search(close.reply_text):
+        if close.reply_code == 320 and (_NODE_LEAVES.search(close.reply_text) or _VHOST_DOWN.search(close.reply_text)):
             return True
         operators = (
             close.reply_code == 320
@@ -306,6 +314,10 @@ class Session:
         if journal.phase is Phase.CLOSING:
             self.ending.end()
             return
+        if journal.blocked:
+            journal.blocked = False
+            if journal.credentials is not None and journal.credentials.can(b"connection.blocked"):
+                journal.tell_client(0, m.ConnectionUnblocked())
         streaming = any(channel.streaming for channel in journal.live_channels())
         for channel in journal.live_channels():
             self.restoration.detach(channel)

@@ -47,7 +47,10 @@ class Topology:
     def declare_exchange(self, m: ExchangeDeclare, channel: Channel) -> None:
         """An exchange was declared."""
         predefined = not m.exchange or m.exchange.startswith(b"amq.")
-        if not m.passive and not predefined and (m.auto_delete or not m.durable):
+        if m.passive or predefined:
+            return
+        self.exchanges.pop(m.exchange, None)
+        if m.auto_delete or not m.durable:
             self.exchanges[m.exchange] = (m, channel)
 
     def delete_exchange(self, name: bytes) -> None:
@@ -60,7 +63,10 @@ class Topology:
 
     def declare_queue(self, m: QueueDeclare, channel: Channel) -> None:
         """A queue was declared; `m.queue` is its real name."""
-        if not m.passive and (m.exclusive or m.auto_delete or not m.durable):
+        if m.passive:
+            return
+        self.queues.pop(m.queue, None)
+        if m.exclusive or m.auto_delete or not m.durable:
             self.queues[m.queue] = (m, channel)
 
     def delete_queue(self, name: bytes) -> None:

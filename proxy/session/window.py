@@ -42,6 +42,13 @@ class Window:
         at = bisect_right(self._starts, number) - 1
         return at < 0 or self._stops[at] < number
 
+    def any_open(self, first: int, last: int) -> bool:
+        """Tell whether any of the issued numbers from `first` to `last` is open."""
+        if last <= self.floor:
+            return False
+        at = bisect_right(self._starts, max(first, self.floor + 1)) - 1
+        return at < 0 or self._stops[at] < last  # ranges never touch, so one that covers all of it is the only proof
+
     def settle(self, number: int) -> bool:
         """Settle one number; False if it was not open."""
         if number == self.floor + 1 and number <= self.top:

@@ -137,6 +137,11 @@ class Pool:
         member.health.picked(now)
         return member.endpoint
 
+    def takes(self, name: str, now: float, avoid: frozenset[str] = frozenset()) -> bool:
+        """Whether `pick` could still choose an endpoint: for who had to wait after it was picked."""
+        self._settle(now)
+        return any(member.endpoint.name == name for member in self._eligible(now, avoid))
+
     def attaching(self, name: str) -> None:
         """A session began to attach to the endpoint; it counts as load until `attach_ended`."""
         self._attaching[name] += 1
