@@ -122,6 +122,9 @@ def _arguments() -> argparse.Namespace:
     for name, chosen, known in (("clients", asked.clients, LIBRARIES), ("modes", asked.modes, stand.MODES)):
         if unknown := set(chosen.split(",")) - set(known):
             parser.error(f"--{name}: {', '.join(sorted(unknown))} unknown; of {', '.join(known)}")
+    for name in ("rate", "prefetch", "port_base"):
+        if getattr(asked, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     try:
         _faults(asked.faults)
     except ValueError as error:

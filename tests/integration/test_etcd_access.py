@@ -138,7 +138,7 @@ async def test_a_token_that_expired_before_the_watch_opens_is_told_and_replaced(
             listing = await registry.read()
             # etcd tells nobody that a token is over, looks once a second, and lets each use prolong its life.
             await asyncio.sleep(3)
-            with pytest.raises(RegistryError, match="invalid auth token|permission denied") as expired:
+            with pytest.raises(RegistryError, match=r"invalid auth token|permission denied") as expired:
                 await registry.watch(listing.revision + 1)
             assert expired.value.auth
             await registry.rotate(drop_token=expired.value.auth)

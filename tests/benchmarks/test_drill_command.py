@@ -1,0 +1,42 @@
+"""The command of the drill: it explains itself, and refuses a mistake before it starts anything."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def drill(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "benchmarks.drill", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_names_every_way_to_ask_less_of_it() -> None:
+    done = drill("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in ("--quick", "--clients", "--modes", "--faults", "--json", "--markdown", "--port-base"):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--clients", "pika,bunny"), "--clients: bunny unknown; of pika, aio-pika, amqp"),
+        (("--modes", "envoy"), "--modes: envoy unknown; of direct, haproxy, sidehop"),
+        (("--faults", "kill9"), "--faults: 'kill9' is not KIND=COUNT with a kind of kill9, sigterm"),
+        (("--faults", "earthquake=1"), "--faults: 'earthquake=1' is not KIND=COUNT"),
+        (("--rate", "fast"), "argument --rate: invalid int value: 'fast'"),
+        (("--rate", "0"), "--rate must be at least 1"),
+        (("--prefetch", "-1"), "--prefetch must be at least 1"),
+        (("--queue-type", "mirrored"), "argument --queue-type: invalid choice: 'mirrored'"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_started(arguments: tuple[str, ...], told: str) -> None:
+    done = drill(*arguments)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "brokers" not in done.stderr
