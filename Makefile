@@ -38,7 +38,7 @@ lint: ## what the style tools say, quickly
 	.venv/bin/shellcheck deploy/lab/*.sh .ci/run
 	.venv/bin/yamllint deploy config
 
-demo: ## load through the proxy, a broker killed again and again, a table of what the clients saw
+demo: ## brokers killed under load, a table of what clients saw: over an hour; make demo ARGS=--quick: two minutes
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
 	@exec .venv/bin/python -m benchmarks.drill $(ARGS)
