@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.account import account, total
 from tests.support.applications import APPLICATIONS, PREFETCH, Application
 from tests.support.clients import PikaClient
 from tests.support.cluster import NODES, Cluster
@@ -88,54 +87,12 @@ def wait_attached(proxy: Sidehop) -> None:
     proxy.wait_for(attached, "all sessions to have a node", 60)
 
 
-def total(proxy: Sidehop, counter: str) -> float:
-    """Over all endpoints."""
-    return sum(value for name, value in proxy.metrics().items() if name.startswith(f"sidehop_{counter}_total"))
-
-
 def consumers(cluster: Cluster, n: int, applications: list[Application]) -> list[list[str]]:
     """What the broker knows of the consumers: queue, tag, acks, prefetch. The dead stay a while, inactive."""
     ours = {name for application in applications for name in (application.confirmed_queue, application.private_queue)}
     lines = cluster.ctl(n, "list_consumers", "queue_name", "consumer_tag", "ack_required", "prefetch_count", "active")
     known = [columns for columns in map(str.split, lines.splitlines()) if columns and columns[0] in ours]
     return sorted(columns for columns in known if columns[-1] == "true")
-
-
-def bodies(cluster: Cluster, n: int, queue: str, wanted: set[int]) -> Counter[int]:
-    """Everything in a queue, straight from a node, once all that is wanted has come. The queue is deleted."""
-    client = PikaClient(cluster.amqp_port(n))
-    channel = client.channel()
-    channel.qos(500)
-    channel.consume(queue)
-    got: Counter[int] = Counter()
-    until = time.monotonic() + 60
-    while not wanted <= set(got) or channel.count(queue):
-        assert time.monotonic() < until, f"{queue} lacks {sorted(wanted - set(got))}"
-        client.serve()
-        if channel.received:
-            channel.ack(channel.received[-1].tag, multiple=True)
-            got.update(int(message.body) for message in channel.received)
-            channel.received.clear()
-    channel.delete(queue)
-    client.close()
-    return got
-
-
-def account(proxy: Sidehop, cluster: Cluster, applications: list[Application], replayed_before: float) -> None:
-    """Every message that an application handed over is there, and nothing is there twice without a reason."""
-    survivor = next(n for n in NODES if cluster.is_up(n))
-    for application in applications:
-        application.finish()
-    duplicates = 0
-    for application in applications:
-        application.require_kept_promises()
-        wanted = set(range(1, application.plain + 1))
-        plain = bodies(cluster, survivor, application.plain_queue, wanted)
-        assert set(plain) == wanted
-        assert not bodies(cluster, survivor, application.confirmed_queue, set())
-        duplicates += application.unflagged_duplicates + plain.total() - len(plain)
-    assert duplicates <= total(proxy, "replayed_publishes") - replayed_before
-    proxy.wait_sessions(0)
 
 
 FAULTS: dict[str, Callable[[Cluster, int], None]] = {
