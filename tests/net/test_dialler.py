@@ -79,6 +79,48 @@ async def test_one_that_stops_waiting_takes_nobody_s_place():
             link.abort()
 
 
+class Drawn(Random):
+    """Draws these shares of the interval it is asked for."""
+
+    def __init__(self, *shares: float) -> None:
+        super().__init__(1)
+        self._shares = list(shares)
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * self._shares.pop(0)
+
+
+async def test_sessions_of_a_dead_broker_look_for_the_next_one_at_times_that_are_drawn():
+    port = free_port()
+    lab = Lab(endpoint("a", port=port))
+    dialling = Dialler(DialPolicy(spread_s=0.5), lab.pool, Drawn(1.0, 0.1, 0.5))
+    arrived = []
+
+    async def resume(number: int) -> Link:
+        _, link = await dial(dialling, resumes=True)
+        arrived.append(number)
+        return link
+
+    async with broker(port):
+        for link in await asyncio.gather(*(resume(number) for number in range(3))):
+            link.abort()
+    assert arrived == [1, 2, 0]
+
+
+async def test_a_new_client_is_not_kept_waiting_by_the_spread():
+    port = free_port()
+    lab = Lab(endpoint("a", port=port))
+    dialling = dialler(lab, spread_s=3600)
+    async with broker(port):
+        resuming = asyncio.create_task(dial(dialling, resumes=True))
+        async with asyncio.timeout(10):
+            _, link = await dial(dialling)
+        assert not resuming.done()
+        resuming.cancel()
+        await asyncio.gather(resuming, return_exceptions=True)
+        link.abort()
+
+
 async def test_a_refused_connection_says_who_and_why_and_keeps_no_place():
     port = free_port()
     lab = Lab(endpoint("a", port=port))
