@@ -219,6 +219,8 @@ def run(lab: Lab, options: argparse.Namespace) -> int:
         options.admin,
     ]
     command += ["--log-format", "console"]
+    # Whoever presses Ctrl-C here wants to be done, while in production clients get time to leave.
+    environment = {"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "1", **os.environ}
     with ExitStack() as stack:
         if own:
             for url in options.etcd:
@@ -229,10 +231,9 @@ def run(lab: Lab, options: argparse.Namespace) -> int:
             stack.callback(lab.undo_up)
             lab.up()
             command += ["--etcd", lab.etcd.url]
+            environment.setdefault("SIDEHOP_DISCOVERY__SNAPSHOT_PATH", str(lab.folder / "endpoints.json"))
         if options.policy:
             command += ["--policy", options.policy]
-        # Whoever presses Ctrl-C here wants to be done, while in production clients get time to leave.
-        environment = {"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "1", **os.environ}
         sidehop = subprocess.Popen(command, start_new_session=True, env=environment)
         stack.callback(stop_process, sidehop)
         wait_ready(sidehop, options.admin)

@@ -33,6 +33,7 @@ class LabCommand:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.saved_endpoints = folder / "lab" / "endpoints.json"
         ours = {"LAB_DIR": str(folder / "lab"), "LAB_PORT_BASE": str(BASE + 100), "LAB_NODES": "1"}
         self._environment = {**os.environ, **ours}
 
@@ -83,6 +84,9 @@ def test_run_starts_a_lab_that_works_and_stops_it(lab: LabCommand) -> None:
     assert channel.connection.is_open
     assert next(channel.consume("q", auto_ack=True, inactivity_timeout=20))[2] == b"hello"
     channel.connection.close()
+    while not lab.saved_endpoints.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
 
     assert press_ctrl_c(process) == 0
 
@@ -112,6 +116,20 @@ def test_run_with_brokers_of_ones_own_starts_no_lab(lab: LabCommand, cluster) ->
 
     assert not listens(AMQP_PORT)
     assert cluster.is_up(1)
+
+
+def test_run_with_an_etcd_of_ones_own_finds_the_brokers_there(lab: LabCommand, cluster, etcd) -> None:
+    etcd.ctl("put", "/mq/nodes/mq1", f"http://{cluster.addresses[0]}")
+    process, port = lab.run_until_ready("--etcd", etcd.url)
+    pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", port)).close()
+
+    assert press_ctrl_c(process) == 0
+
+    assert [port for port in (AMQP_PORT, ETCD_PORT) if listens(port)] == []
+    assert etcd.running
+    assert cluster.is_up(1)
+    # What is kept of one etcd must not be used with another.
+    assert not lab.saved_endpoints.exists()
 
 
 @pytest.mark.parametrize("name", ["listen", "admin"])
