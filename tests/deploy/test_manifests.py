@@ -13,6 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from proxy.settings import load
+
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = [path for path in (DEPLOY / "kubernetes").glob("*.yaml") if "kind: Deployment" in path.read_text()]
@@ -113,6 +115,15 @@ def test_the_image_gets_everything_its_build_copies() -> None:
     wanted = {name for line in copied for name in line.split()}
     assert wanted == let_in
     assert all((ROOT / name).exists() for name in wanted)
+
+
+def test_the_unit_keeps_the_endpoints_where_it_may_write() -> None:
+    text = (DEPLOY / "systemd" / "sidehop.service").read_text()
+    (folder,) = re.findall(r"^StateDirectory=(\S+)$", text, re.MULTILINE)
+    (given,) = re.findall(r"^Environment=(SIDEHOP_\S+)$", text, re.MULTILINE)
+    name, _, value = given.partition("=")
+    settings = load(None, {name: value.replace("%S", "/var/lib")})
+    assert settings.discovery.snapshot_path == f"/var/lib/{folder}/endpoints.json"
 
 
 def test_systemd_would_take_the_unit(tmp_path: Path) -> None:
