@@ -3,11 +3,12 @@
 The map. Imports go one way, from the top of this list to its end:
 
     ops/        What the operator sees and may do: command line, admin API, metrics, log.
-    settings.py File, environment and flags become the policy objects of every part.
+    settings/   File, environment and flags become the policy objects of every part.
     net/        Sockets and time. The only interpreter of what the engine asks for.
     session/    What was this client promised, and by whom? Pure: no clock, no socket.
     upstream/   Which broker, and is it well? Pure, but for discovery and probes.
     amqp/       What do the bytes say? Pure.
+    reports.py  What Sidehop says about itself: the one catalogue of events.
     errors.py   What can go wrong, sorted by who must act.
 
 The journey of a byte: `net.link` receives a chunk and hands it to `session.session`, which lets

@@ -29,11 +29,5 @@ class BrokerError(SidehopError):
     """The broker broke the protocol or is gone: fail over, keep the client."""
 
 
-class SessionLost(SidehopError):
-    """A promise cannot be kept: tell the client so, with the smallest honest close."""
-
-    reply_code = 320
-
-
 class ConfigError(SidehopError):
     """The operator must change the configuration; raised at start only, the text names the key and what is right."""

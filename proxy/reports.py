@@ -30,12 +30,19 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "failover_done": ("info", "A session has another broker; the client noticed nothing."),
     "failover_given_up": ("error", "No broker took the session in time; the client was told with 320."),
     "channel_restarted": ("warning", "One channel was set up again on the same connection."),
+    "publishes_dropped": (
+        "error",
+        "A client left, and what it had published was not confirmed in time; it may be lost.",
+    ),
     "channel_given_up": ("error", "One channel could not be restored; the client was told."),
     "topology_lost": ("warning", "A transient queue or exchange could not be declared again."),
     # endpoints and discovery
     "endpoint_added": ("info", "Discovery names a new endpoint."),
     "endpoint_changed": ("info", "Discovery describes an endpoint differently."),
-    "endpoint_removed": ("info", "An endpoint is gone from discovery, and is down or has no sessions left; it is forgotten."),
+    "endpoint_removed": (
+        "info",
+        "An endpoint is gone from discovery, and is down or has no sessions left; it is forgotten.",
+    ),
     "endpoint_state": ("info", "An endpoint's state changed."),
     "pool_panic": ("warning", "Too few endpoints are well, health is ignored until more are."),
     "probe_refused": ("warning", "The login of a health probe was refused; the probe says nothing about the broker."),

@@ -184,7 +184,7 @@ def test_node_mappings_and_empty_sections_are_understood(tmp_path):
         ),
         (
             "balance: {hash_key: colour}",
-            "balance.hash_key (FILE line 1): expected one of vhost, user, name, given 'colour'; the default is 'vhost'",
+            "balance.hash_key (FILE line 1): expected one of vhost, user, name, given 'colour'; the default is 'user'",
         ),
     ],
 )

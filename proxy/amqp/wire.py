@@ -146,11 +146,6 @@ def table_of(table: Mapping[bytes, bytes], name: bytes) -> Table:
     return parse_table(raw[5:], depth=1) if raw[:1] == b"F" else {}
 
 
-def is_true(table: Mapping[bytes, bytes], name: bytes) -> bool:
-    """Tell whether a boolean entry is there and true."""
-    return table.get(name) == b"t\x01"
-
-
 def shortstr(value: bytes) -> bytes:
     """Encode up to 255 bytes; longer text of our own making is cut, which matters only for reply texts."""
     value = value[:255]

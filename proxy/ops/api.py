@@ -115,7 +115,7 @@ class AdminServer:
 
     async def _sessions(self, request: web.Request) -> web.Response:
         offset = _number(request.query, "offset", 0, 2**31)
-        limit = _number(request.query, "limit", SESSIONS_PAGE, SESSIONS_PAGE_MAX)
+        limit = max(1, _number(request.query, "limit", SESSIONS_PAGE, SESSIONS_PAGE_MAX))
         now, sessions = _now(), self._vitals.census.sessions
         page = [_row(session.view(now)) for session in islice(sessions.values(), offset, offset + limit)]
         following = offset + limit if offset + limit < len(sessions) else None

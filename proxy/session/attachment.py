@@ -14,10 +14,11 @@ from proxy.session.uplink import Stage, Uplink, least_limit
 
 # A user refused by this many different nodes, or this often, is refused.
 REFUSALS_MAX = 2
-# A broker lost sooner than this after it was attached has proven nothing: the search goes on where it was. That many
-# times in a row the client's time limit is renewed all the same, since a cluster may need a while to come to rest.
+# A broker lost sooner than this after it was attached has proven nothing: the search goes on where it was.
 PROVEN_S = 5.0
+# Attempts that need not wait.
 FREE_ATTEMPTS = 3
+# So often in a row the client's time limit is renewed all the same: a cluster may need a while to come to rest.
 RELAPSES_MAX = 10
 
 
@@ -184,7 +185,7 @@ class Attachment:
         journal.commands.append(Attached(uplink.generation))
 
     def failed(self, reason: str, outcome: Observation | None = None) -> None:
-        """An attempt came to nothing: pace the next one. Two are free, then they wait longer and longer."""
+        """An attempt came to nothing: pace the next one. The first are free, then they wait longer and longer."""
         journal = self.journal
         uplink = journal.uplink
         name = uplink.endpoint if uplink is not None else ""

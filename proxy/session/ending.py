@@ -98,6 +98,10 @@ class Ending:
         self.until = None
         self.because("handshake_timeout")
         if self._journal.phase is Phase.FLUSHING:
+            journal = self._journal
+            journal.report(
+                "publishes_dropped", unconfirmed=journal.covered_unsettled(), parked_bytes=journal.load.parked_bytes
+            )
             self._close_broker()
         else:
             self.end()

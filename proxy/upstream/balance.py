@@ -29,7 +29,7 @@ class BalancePolicy:
     """
 
     policy: str = "p2c"
-    hash_key: HashKey = "vhost"
+    hash_key: HashKey = "user"
 
     def __post_init__(self) -> None:
         if self.hash_key not in ("vhost", "user", "name"):
@@ -191,7 +191,8 @@ class ConsistentHash:
 
     def pick(self, candidates: Sequence[Candidate], context: PickContext, now: float) -> Candidate:
         """Return the candidate with the highest score for the client's key."""
-        key = {"vhost": context.vhost, "user": context.user, "name": context.name}[self._hash_key]
+        # A new client names its vhost only when a broker has let it in, so its user has to do until a failover.
+        key = {"vhost": context.vhost, "user": context.user, "name": context.name}[self._hash_key] or context.user
         if not key:
             return _weighted(candidates, self._rng)
         return max(candidates, key=lambda each: -each.weight / math.log(_unit(key, each.name)))

@@ -297,7 +297,7 @@ class TestConsistentHash:
         assert spread == {"mq0", "mq1", "mq2"}
 
     def test_a_name_that_is_no_text_is_as_good_as_any(self):
-        assert picks(balancer("consistent_hash"), equal(3), 9, PickContext(vhost="\udcff")).most_common(1)[0][1] == 9
+        assert picks(balancer("consistent_hash"), equal(3), 9, PickContext(user="\udcff")).most_common(1)[0][1] == 9
 
     def test_clients_without_a_key_are_spread_at_random(self):
         assert_shares(picks(balancer("consistent_hash"), equal(3), 3000), {"mq0": 1, "mq1": 1, "mq2": 1})
