@@ -158,7 +158,7 @@ def test_no_secret_is_told_anywhere(cluster: Cluster, start_sidehop: Start, acco
         with pytest.raises(Closed, match="ACCESS_REFUSED"):
             AmqpClient(proxy.port, user=user, password=f"{password}-wrong", mechanism=mechanism)
     cluster.close_connections(1)
-    proxy.wait_for(lambda: all(session["failovers"] for session in proxy.sessions()), "the sessions to recover")
+    proxy.wait_for(lambda: len(proxy.events("failover_done")) == len(clients), "the sessions to recover")
 
     told = [proxy.text(path) for path in ("/", "/metrics", "/api/v1/endpoints", "/api/v1/sessions")]
     for client in clients:
