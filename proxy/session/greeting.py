@@ -72,9 +72,9 @@ class Greeting:
         self._expect(Phase.RUNNING, "connection.update-secret")
         if len(journal.secret_updates) >= SECRET_UPDATES_MAX:
             raise ClientError("too many connection.update-secret without an answer", reply_code=506)
-        secret = m.decode(m.ConnectionUpdateSecret, payload).new_secret
-        frame = method_frame(0, m.decode(m.ConnectionUpdateSecret, payload))
-        journal.secret_updates.append((secret, frame))
+        update = m.decode(m.ConnectionUpdateSecret, payload)
+        frame = method_frame(0, update)
+        journal.secret_updates.append((update.new_secret, frame))
         if journal.attached:
             journal.broker_out.append(frame)
 
