@@ -73,7 +73,9 @@ class Keeper:
         status.revision = snapshot.revision
         self._tell_rejected(snapshot)
         if snapshot.endpoints:
-            if self._good is None or snapshot.endpoints != self._good.endpoints:
+            # The first answer also if it is what was saved: the file then knows how the registry is reached now.
+            known = None if self._good is self._saved else self._good
+            if known is None or snapshot.endpoints != known.endpoints:
                 self._unsaved.set()
             self._good = snapshot
             self._recover(len(snapshot.endpoints))

@@ -14,7 +14,7 @@ from proxy.upstream.discovery.dns import DnsDiscovery, DnsPolicy
 from proxy.upstream.discovery.etcd import EtcdDiscovery
 from proxy.upstream.discovery.file import FileDiscovery, FilePolicy
 from proxy.upstream.discovery.keeper import Keeper
-from proxy.upstream.discovery.registry import EtcdPolicy
+from proxy.upstream.discovery.registry import EtcdPolicy, member
 from proxy.upstream.discovery.source import Source
 from proxy.upstream.discovery.static import StaticDiscovery, StaticPolicy
 from proxy.upstream.endpoint import Discovery
@@ -56,7 +56,7 @@ _BUILT_IN: dict[str, Callable[[DiscoveryPolicy, random.Random], Source]] = {
 
 def load_discovery(policy: DiscoveryPolicy, report: ReportSink, rng: random.Random) -> Discovery:
     """Make the discovery that the policy asks for. Raises `ConfigError`."""
-    file = SnapshotFile(policy.snapshot_path, _origin(policy)) if policy.snapshot_path else None
+    file = SnapshotFile(policy.snapshot_path, _origins(policy)) if policy.snapshot_path else None
     return Keeper(policy.source, _source(policy, rng), report, file=file, cold_start_s=policy.cold_start_s)
 
 
@@ -76,7 +76,11 @@ def _source(policy: DiscoveryPolicy, rng: random.Random) -> Source:
     return load(policy.options, rng)
 
 
-def _origin(policy: DiscoveryPolicy) -> str:
-    """Which source and which place in it; endpoints saved from elsewhere are not used."""
-    place = {"file": policy.file.path, "dns": policy.dns.name, "etcd": policy.etcd.prefix}.get(policy.source, "")
-    return f"{policy.source}:{place}"
+def _origins(policy: DiscoveryPolicy) -> set[str]:
+    """Which source and which place in it; endpoints saved from elsewhere are not used. Free of credentials."""
+    if policy.source == "etcd":
+        # By member, since members come and go one by one. Without the scheme: TLS makes no other cluster of it.
+        members = map(member, policy.etcd.endpoints)
+        return {f"etcd:{policy.etcd.prefix} at {each.url.partition('://')[2]}" for each in members}
+    place = {"file": policy.file.path, "dns": policy.dns.name}.get(policy.source, "")
+    return {f"{policy.source}:{place}"}

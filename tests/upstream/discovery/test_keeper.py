@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -116,7 +117,7 @@ async def test_a_rejected_entry_is_told_once_and_again_after_it_was_fine():
 
 
 async def test_a_cold_start_uses_what_was_saved_until_the_registry_answers(tmp_path):
-    file = SnapshotFile(str(tmp_path / "endpoints.json"), "script:")
+    file = SnapshotFile(str(tmp_path / "endpoints.json"), {"script:"})
     async with kept(file=file) as (seen, script):
         script.answer(Snapshot((ONE, TWO), revision=5))
         await seen.until(file.path.exists)
@@ -133,7 +134,7 @@ async def test_a_cold_start_uses_what_was_saved_until_the_registry_answers(tmp_p
 
 
 async def test_a_first_answer_that_is_empty_does_not_empty_what_was_saved(tmp_path):
-    file = SnapshotFile(str(tmp_path / "endpoints.json"), "script:")
+    file = SnapshotFile(str(tmp_path / "endpoints.json"), {"script:"})
     file.save(Snapshot((ONE,)))
     async with kept(file=file) as (seen, script):
         script.answer(Snapshot(()))
@@ -142,7 +143,7 @@ async def test_a_first_answer_that_is_empty_does_not_empty_what_was_saved(tmp_pa
 
 
 async def test_a_disk_that_fails_is_told_once_and_costs_nothing_else(tmp_path):
-    file = SnapshotFile(str(tmp_path / "missing" / "endpoints.json"), "script:")
+    file = SnapshotFile(str(tmp_path / "missing" / "endpoints.json"), {"script:"})
     async with kept(file=file) as (seen, script):
         script.answer(Snapshot((ONE,)))
         await seen.until(lambda: seen.told("snapshot_saved_failed"))
@@ -156,7 +157,7 @@ async def test_a_disk_that_fails_is_told_once_and_costs_nothing_else(tmp_path):
 async def test_a_damaged_file_is_told_and_ignored(tmp_path):
     path = tmp_path / "endpoints.json"
     path.write_text("{")
-    async with kept(file=SnapshotFile(str(path), "script:")) as (seen, script):
+    async with kept(file=SnapshotFile(str(path), {"script:"})) as (seen, script):
         assert events(seen) == ["snapshot_unusable"]
         script.answer(Snapshot((ONE,)))
         assert seen.names == ["mq1"]
@@ -166,7 +167,7 @@ async def test_a_disk_that_hangs_does_not_keep_the_registry_from_being_asked(tmp
     path = tmp_path / "endpoints.json"
     os.mkfifo(path)  # opening it waits for a writer
     monkeypatch.setattr(keeper, "LOAD_TIMEOUT_S", 0.01)
-    async with kept(file=SnapshotFile(str(path), "script:")) as (seen, script):
+    async with kept(file=SnapshotFile(str(path), {"script:"})) as (seen, script):
         assert "does not answer" in seen.told("snapshot_unusable")[0].facts["reason"]
         script.answer(Snapshot((ONE,)))
         assert seen.names == ["mq1"]
@@ -175,7 +176,7 @@ async def test_a_disk_that_hangs_does_not_keep_the_registry_from_being_asked(tmp
 
 
 def test_the_file_is_private_whole_and_leaves_nothing_beside_it(tmp_path):
-    file = SnapshotFile(str(tmp_path / "endpoints.json"), "script:")
+    file = SnapshotFile(str(tmp_path / "endpoints.json"), {"script:"})
     file.save(Snapshot((ONE, TWO), (Rejected("x", "y"),), revision=5))
     assert file.load() == Snapshot((ONE, TWO), revision=5)
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
@@ -188,12 +189,12 @@ def test_the_file_is_private_whole_and_leaves_nothing_beside_it(tmp_path):
         (lambda saved: saved[:-5], "damaged"),
         (lambda saved: "", "damaged"),
         (lambda saved: "\udcff", "damaged"),
-        (lambda saved: json.dumps({**json.loads(saved), "version": 2}), "format 2"),
+        (lambda saved: json.dumps({**json.loads(saved), "version": 1}), "format 1"),
         (lambda saved: json.dumps({**json.loads(saved), "endpoints": [{"name": 5}]}), "damaged"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why(tmp_path, change, reason):
-    file = SnapshotFile(str(tmp_path / "endpoints.json"), "script:")
+    file = SnapshotFile(str(tmp_path / "endpoints.json"), {"script:"})
     file.save(Snapshot((ONE,)))
     file.path.write_bytes(change(file.path.read_text()).encode(errors="surrogateescape"))
     with pytest.raises(CacheError, match=reason):
@@ -202,21 +203,38 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path, change, reason):
 
 def test_a_file_from_another_place_is_not_used(tmp_path):
     path = str(tmp_path / "endpoints.json")
-    SnapshotFile(path, "etcd:/staging/").save(Snapshot((ONE,)))
-    with pytest.raises(CacheError, match="/staging/"):
-        SnapshotFile(path, "etcd:/production/").load()
+    SnapshotFile(path, {"file:/staging"}).save(Snapshot((ONE,)))
+    with pytest.raises(CacheError, match=r"from file:/staging, not from file:/production"):
+        SnapshotFile(path, {"file:/production"}).load()
     with pytest.raises(CacheError, match="directory"):
-        SnapshotFile(str(tmp_path), "etcd:/production/").load()
+        SnapshotFile(str(tmp_path), {"file:/production"}).load()
+
+
+def test_a_place_with_several_ways_to_it_is_the_same_while_one_of_them_stays(tmp_path):
+    path = str(tmp_path / "endpoints.json")
+    SnapshotFile(path, {"a", "b", "c"}).save(Snapshot((ONE,)))
+    assert SnapshotFile(path, {"c", "d"}).load() == Snapshot((ONE,))
+    with pytest.raises(CacheError, match="from a or b or c, not from d or e"):
+        SnapshotFile(path, {"e", "d"}).load()
+
+
+async def test_an_answer_that_is_as_saved_tells_the_file_how_it_was_reached(tmp_path):
+    path = str(tmp_path / "endpoints.json")
+    SnapshotFile(path, {"a", "b"}).save(Snapshot((ONE,)))
+    async with kept(file=SnapshotFile(path, {"b", "c"}), cold_start_s=0) as (seen, script):
+        await seen.until_names("mq1")
+        script.answer(Snapshot((ONE,)))
+        await seen.until(lambda: json.loads(Path(path).read_text())["origins"] == ["b", "c"])
 
 
 def test_a_save_that_fails_leaves_the_file_before_it(tmp_path):
-    file = SnapshotFile(str(tmp_path / "endpoints.json"), "script:")
+    file = SnapshotFile(str(tmp_path / "endpoints.json"), {"script:"})
     file.save(Snapshot((ONE,)))
-    broken = SnapshotFile(str(tmp_path / "endpoints.json" / "beneath"), "script:")
+    broken = SnapshotFile(str(tmp_path / "endpoints.json" / "beneath"), {"script:"})
     with pytest.raises(CacheError):
         broken.save(Snapshot((TWO,)))
     assert file.load() == Snapshot((ONE,))
     (tmp_path / "folder").mkdir()
     with pytest.raises(CacheError, match="directory"):
-        SnapshotFile(str(tmp_path / "folder"), "script:").save(Snapshot((TWO,)))
+        SnapshotFile(str(tmp_path / "folder"), {"script:"}).save(Snapshot((TWO,)))
     assert {path.name for path in tmp_path.iterdir()} == {"endpoints.json", "folder"}

@@ -11,9 +11,10 @@ import pytest
 from proxy.errors import ConfigError
 from proxy.upstream.discovery import DiscoveryPolicy, DnsPolicy, EtcdPolicy, FilePolicy, StaticPolicy, load_discovery
 from proxy.upstream.discovery import policy as policy_module
+from proxy.upstream.discovery.cache import SnapshotFile
 from proxy.upstream.discovery.dns import DnsDiscovery
 from proxy.upstream.discovery.file import FILE_BYTES_MAX
-from proxy.upstream.endpoint import Snapshot
+from proxy.upstream.endpoint import Endpoint, Snapshot
 from tests.support.following import following
 
 
@@ -88,6 +89,31 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 
 def test_a_password_is_not_shown():
     assert "hunter2" not in repr(DiscoveryPolicy(etcd=EtcdPolicy(user="me", password="hunter2")))
+
+
+@pytest.mark.parametrize(
+    ("saved_from", "believed"),
+    [
+        ("etcd:/mq/nodes/ at 127.0.0.1:1", True),
+        ("etcd:/mq/nodes/ at [::1]:2379", True),
+        ("etcd:/mq/nodes/ at 127.0.0.1:2379", False),
+        ("etcd:/mq/other/ at 127.0.0.1:1", False),
+    ],
+)
+async def test_what_another_etcd_said_is_not_believed_while_one_member_in_common_is_enough(
+    tmp_path, saved_from, believed
+):
+    saved = tmp_path / "endpoints.json"
+    SnapshotFile(str(saved), {saved_from, "etcd:/mq/nodes/ at gone:2379"}).save(Snapshot((Endpoint("mq1", "mq1", 1),)))
+    etcd = EtcdPolicy(endpoints=("https://[::1]", "https://127.0.0.1:1/"))
+    policy = DiscoveryPolicy(source="etcd", etcd=etcd, snapshot_path=str(saved), cold_start_s=0)
+    async with following(policy) as seen:
+        await seen.until(lambda: seen.names or seen.told("snapshot_unusable"))
+        assert (seen.names == ["mq1"]) is believed
+        if not believed:
+            reason = seen.told("snapshot_unusable")[0].facts["reason"]
+            assert saved_from in reason
+            assert "not from etcd:/mq/nodes/ at 127.0.0.1:1 or etcd:/mq/nodes/ at [::1]:2379" in reason
 
 
 def greeting(options, rng):
