@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.session.counters import Counters
 
 FAILOVER_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+# After so many new names of endpoints, those that nobody knows any more are added up: pods come and go without end.
+NEW_NAMES_MAX = 100
+# The name of that sum.
+OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,12 @@ class Histogram:
 
 
 class Census:
-    """All live sessions, and the sums of what is over. Integers only; read at scrape time."""
+    """All live sessions, and the sums of what is over. Integers only; read at scrape time.
 
-    def __init__(self) -> None:
+    `knows` says whether an endpoint may still get or have sessions.
+    """
+
+    def __init__(self, knows: Callable[[str], bool]) -> None:
         self.sessions: dict[str, LiveSession] = {}
         self.sessions_total = 0
         self.sessions_refused: dict[str, int] = {}
@@ -82,20 +90,34 @@ class Census:
         self.failovers: dict[str, int] = {}
         self.failovers_failed = 0
         self.failover_s = Histogram()
-        self.finished: dict[str, Counters] = {}
+        self._knows = knows
+        self._finished: dict[str, Counters] = {}
+        self._names_max = NEW_NAMES_MAX
 
     def finish(self, endpoint: str, counters: Counters) -> None:
         """Add what a session did at an endpoint that it has left."""
-        self.finished.setdefault(endpoint, Counters()).add(counters)
+        if endpoint not in self._finished and len(self._finished) >= self._names_max:
+            self._forget()
+        self._finished.setdefault(endpoint, Counters()).add(counters)
 
     def per_endpoint(self) -> dict[str, Counters]:
-        """Sums per endpoint, live sessions included. The empty name stands for sessions never attached."""
+        """Sums per endpoint, live sessions included. No sum ever falls; it may go to `OTHER` and begin anew.
+
+        The empty name stands for sessions never attached, `OTHER` for endpoints long gone.
+        """
         sums: dict[str, Counters] = {}
-        for name, done in self.finished.items():
+        for name, done in self._finished.items():
             sums.setdefault(name, Counters()).add(done)
         for session in self.sessions.values():
             sums.setdefault(session.endpoint, Counters()).add(session.counters)
         return sums
+
+    def _forget(self) -> None:
+        kept = {"", OTHER, *(session.endpoint for session in self.sessions.values())}
+        for name in [name for name in self._finished if name not in kept and not self._knows(name)]:
+            # For good: were it taken back when the name returns, the sum of the others would fall.
+            self._finished.setdefault(OTHER, Counters()).add(self._finished.pop(name))
+        self._names_max = len(self._finished) + NEW_NAMES_MAX
 
     def views(self, now: float) -> Iterator[SessionView]:
         """Describe every live session, oldest first."""

@@ -68,8 +68,8 @@ class Sidecar:
         balancer = load_balancer(choice.policy, choice, rng)
         self._settings = settings
         self._report = report
-        self._census = Census()
         self._pool = Pool(settings.balance.pool, settings.health, balancer, rng, report)
+        self._census = Census(self._pool.knows)
         self._discovery = load_discovery(settings.discovery, report, rng)
         self._prober = Prober(self._pool, settings.health, tls_context(settings.dial), report)
         self._server = Server(settings.listen, settings.dial, settings.session, self._pool, self._census, report, rng)

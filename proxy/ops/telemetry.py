@@ -6,7 +6,7 @@ choose, and each label has a limit to the number of its values: what is beyond g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -20,13 +20,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from proxy.net.census import FAILOVER_BUCKETS_S
+from proxy.net.census import FAILOVER_BUCKETS_S, OTHER
 from proxy.ops.vitals import DETACHED, Load, Vitals
 from proxy.session.counters import Counters
 from proxy.upstream.member import EndpointState, EndpointView
 
 LABEL_VALUES_MAX = 200
-_OTHER = "other"
 
 _COUNTED = {
     "publishes": ("sidehop_publishes", "Messages that clients published."),
@@ -180,17 +179,15 @@ def _bounded(values: Mapping[str, float]) -> dict[str, float]:
         return dict(values)
     names = list(values)
     kept = {name: values[name] for name in names[:LABEL_VALUES_MAX]}
-    kept[_OTHER] = kept.get(_OTHER, 0) + sum(values[name] for name in names[LABEL_VALUES_MAX:])
+    kept[OTHER] = kept.get(OTHER, 0) + sum(values[name] for name in names[LABEL_VALUES_MAX:])
     return kept
 
 
-def _bounded_counters(sums: Mapping[str, Counters], known: Iterable[str]) -> dict[str, Counters]:
+def _bounded_counters(sums: Mapping[str, Counters], known: Collection[str]) -> dict[str, Counters]:
     """Known endpoints stand for themselves; addresses that came and went add up once there are too many of them."""
     if len(sums) <= LABEL_VALUES_MAX:
         return dict(sums)
-    bounded = {name: sums[name] for name in known if name in sums}
-    bounded[_OTHER] = Counters()
+    bounded = {OTHER: Counters()}
     for name, counters in sums.items():
-        if name not in bounded:
-            bounded[_OTHER].add(counters)
+        bounded.setdefault(name if name in known else OTHER, Counters()).add(counters)
     return bounded

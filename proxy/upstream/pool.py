@@ -191,6 +191,10 @@ class Pool:
 
     # What others look at.
 
+    def knows(self, name: str) -> bool:
+        """Whether discovery names the endpoint, or sessions are still there and it is not down."""
+        return name in self._members
+
     def degraded(self, now: float) -> bool:
         """Whether some endpoint is not up or is up again for less than `RECENT_S`: odd replies are to be expected."""
         self._settle(now)

@@ -62,7 +62,7 @@ class Sidecar:
         )
         if endpoints:
             self.pool.apply(Snapshot(tuple(Endpoint(name, name, 5672) for name in endpoints)), 0.0)
-        self.census = Census()
+        self.census = Census(self.pool.knows)
         self.listener = Listener()
         self.stopped = []
         self.dropped = 0

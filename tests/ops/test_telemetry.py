@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.net.census import NEW_NAMES_MAX
 from proxy.ops.telemetry import LABEL_VALUES_MAX, Telemetry
 from proxy.session.counters import Counters
 from proxy.upstream.endpoint import Endpoint, Rejected, Snapshot
@@ -164,6 +165,35 @@ def test_counters_never_fall(steps):
             before = after
 
     asyncio.run(play())
+
+
+async def test_names_of_brokers_that_come_and_go_without_end_are_added_up_and_no_counter_falls():
+    sidecar = Sidecar("mq1")
+    telemetry = Telemetry(sidecar.vitals)
+    live = sidecar.add(Session("live", "10.0.0.2:5672"))  # it stays at a broker that nobody knows any more
+    before, names, most, done, rounds = {}, 0, 0, 0, 8 * NEW_NAMES_MAX
+    for number in range(rounds):
+        # Every other address has been used before.
+        address = f"10.0.0.{number if number % 2 else number % (NEW_NAMES_MAX // 2)}:5672"
+        sidecar.pool.apply(Snapshot((Endpoint("mq1", "mq1", 5672), Endpoint(address, "mq", 5672))), 0.0)
+        for name in ("mq1", address):
+            session = sidecar.add(Session("short", name))
+            session.counters.publishes = number
+            sidecar.end(session)
+        live.counters.publishes += 1
+        done += 2 * number + 1
+        had, names = names, len(sidecar.census.per_endpoint())
+        most = max(most, names)
+        if number % 16 == 15 or names < had:
+            samples = await scrape(telemetry)
+            after = {key: value for key, value in samples.items() if key[0] == "sidehop_publishes_total"}
+            assert {key: (before[key], after[key]) for key in before.keys() & after if after[key] < before[key]} == {}
+            assert sum(after.values()) == done, "nothing is lost"
+            before = after
+    assert most <= NEW_NAMES_MAX + 5
+    assert at(samples, "sidehop_publishes_total", endpoint="mq1") == sum(range(rounds))
+    assert at(samples, "sidehop_publishes_total", endpoint="10.0.0.2:5672") >= rounds
+    assert at(samples, "sidehop_publishes_total", endpoint="other") > 0
 
 
 async def test_labels_are_bounded_and_nothing_is_lost(sidecar):

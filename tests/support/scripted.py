@@ -246,9 +246,9 @@ class Shell:
     def __init__(self, brokers, dial: DialPolicy, session: SessionPolicy, listen: ListenPolicy) -> None:
         rng = random.Random(1)
         self.reports = []
-        self.census = Census()
         balancer = load_balancer("first", BalancePolicy(), rng)
         self.pool = Pool(PoolPolicy(), HealthPolicy(fall=1000), balancer, rng, self._report)
+        self.census = Census(self.pool.knows)
         self.pool.apply(Snapshot(tuple(broker.endpoint for broker in brokers)), asyncio.get_running_loop().time())
         self.server = Server(listen, dial, session, self.pool, self.census, self._report, rng)
 
