@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import threading
 import traceback
@@ -21,6 +22,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from proxy.reports import EVENTS, Report
 from proxy.settings.policy import LogPolicy
 from proxy.settings.redaction import without_userinfo
+
+# Control characters (C0, DEL, C1), the line ends of Unicode, and what makes text run the other way. A client chooses
+# its name and a broker its words: no terminal shall obey them, and no line pretend to be two.
+_COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -145,13 +150,12 @@ class _Adopted(logging.Handler):
 
 
 def _render_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Make each fact printable: exceptions become their stack, no URL shows its password, seconds are cut to micros."""
+    """Make each fact readable: exceptions become their stack, no URL shows its password, seconds are cut to micros."""
     for key, value in event.items():
         if isinstance(value, BaseException):
             event[key] = without_userinfo("".join(traceback.format_exception(value)))
         elif isinstance(value, str):
-            # A client chooses its name: no terminal shall obey what is written in it.
-            event[key] = without_userinfo(value).replace("\x1b", "\\x1b")
+            event[key] = without_userinfo(value)
         elif isinstance(value, float):
             event[key] = round(value, 6)
     return event
@@ -166,9 +170,11 @@ def _json() -> tuple[Processor, ...]:
             **event,
         }
         try:
-            return orjson.dumps(ordered, default=_unknown, option=orjson.OPT_NON_STR_KEYS)
+            line = orjson.dumps(ordered, default=_unknown, option=orjson.OPT_NON_STR_KEYS)
         except orjson.JSONEncodeError:  # a lone surrogate or a huge number, as a client's name may hold
             return orjson.dumps({key: ascii(value) for key, value in ordered.items()})
+        # orjson escapes C0 only. The others can stand nowhere but in strings, where JSON has another way to say them.
+        return line if line.isascii() and b"\x7f" not in line else _COMMANDS.sub(_in_json, line.decode()).encode()
 
     return (render,)
 
@@ -177,8 +183,24 @@ def _unknown(value: object) -> object:
     return list(value) if isinstance(value, set | frozenset | deque) else without_userinfo(repr(value))
 
 
+def _in_json(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _printable(text: str) -> str:
+    return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def _console(colours: bool) -> tuple[Processor, ...]:
+    def disarm(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        for key, value in event.items():
+            if key == "stack":  # set in, so that none of its lines looks like one of the log
+                event[key] = "\n".join("    " + _printable(line) for line in value.rstrip("\n").split("\n"))
+            elif isinstance(value, str):  # the renderer shows the repr of all else, which is printable
+                event[key] = _printable(value)
+        return event
+
     def encode(_: WrappedLogger, __: str, line: object) -> bytes:
         return str(line).encode(errors="backslashreplace")
 
-    return (structlog.dev.ConsoleRenderer(colors=colours), encode)
+    return (disarm, structlog.dev.ConsoleRenderer(colors=colours), encode)

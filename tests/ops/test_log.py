@@ -5,12 +5,15 @@ import json
 import logging
 import os
 import threading
+import unicodedata
 
 import pytest
 
 from proxy.ops.log import LineWriter, Log
 from proxy.reports import EVENTS, Report
 from proxy.settings.policy import LogPolicy
+
+BIDI = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 @pytest.fixture
@@ -74,6 +77,40 @@ def test_no_url_shows_its_password_and_no_terminal_obeys_a_name(pipe, form):
     assert b"hunter" not in text
     assert b"\x1b[2J" not in text
     assert b"ValueError" in text
+
+
+COMMANDS = [chr(n) for n in range(0x110000) if unicodedata.category(chr(n)) in ("Cc", "Zl", "Zp")]
+COMMANDS += [chr(n) for n in range(0x110000) if unicodedata.bidirectional(chr(n)) in BIDI]
+COMMANDS += ["\u061c", "\u200e", "\u200f"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_what_strangers_say_commands_no_terminal_and_forges_no_line(pipe, form):
+    log = Log(LogPolicy(format=form), pipe[1])
+    said = f"a{''.join(COMMANDS)}level=error"
+    log(Report("session_opened", {"name": said, "reason": f"{said} ", "nested": [said, {"key": (said,)}]}))
+    log(Report("internal_error", {"stack": f"Traceback:\nValueError: {said}"}))
+    log(Report("internal_error", {"stack": ValueError(said)}))
+    lines = lines_of(pipe, log)
+    text = b"\n".join(lines).decode()
+    assert set(text) & set(COMMANDS) == {"\n"}
+    assert sum(not line.startswith(b"    ") for line in lines) == 3, "what is no report of its own is set in"
+    if form == "json":
+        first, second, _ = map(json.loads, lines)
+        assert (first["name"], first["nested"], second["stack"]) == (
+            said,
+            [said, {"key": [said]}],
+            f"Traceback:\nValueError: {said}",
+        )
+    else:
+        assert all(ascii(char)[1:-1] in text for char in COMMANDS)
+
+
+def test_words_in_all_scripts_stay_as_they_are(pipe):
+    log = Log(LogPolicy(format="console"), pipe[1])
+    log(Report("session_opened", {"name": "zahlung-größe-支払い-תשלום"}))
+    (line,) = lines_of(pipe, log)
+    assert "name=zahlung-größe-支払い-תשלום" in line.decode()
 
 
 def test_console_lines_are_for_people(pipe):
