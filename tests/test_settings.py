@@ -51,6 +51,74 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path_factory, in_
     assert load(path, environment, flags).session.heartbeat_s == strongest
 
 
+REFUSED = """
+listen: {port: -1}
+listen: {backlog: 0}
+listen: {tls_cert: a}
+listen: {tls_client_ca: a}
+listen: {shutdown_grace_s: -1}
+admin: {host: ''}
+admin: {port: -1}
+log: {queue_bytes_max: 1}
+dial: {connect_timeout_s: 0}
+dial: {attachments_max: 0}
+dial: {spread_s: -1}
+dial: {tls_cert: a}
+balance: {hash_key: colour}
+balance: {panic_threshold_percent: 101}
+balance: {slow_start_s: -1}
+health: {fall: 0}
+health: {timeout_s: 0}
+health: {interval_s: 0}
+health: {down_interval_s: 0}
+health: {jitter_percent: 51}
+health: {probation_s: -1}
+health: {eject_base_s: 0}
+health: {eject_max_percent: 101}
+health: {password: a}
+health: {http_port: -1}
+health: {http_port: 1}
+health: {http_path: a}
+health: {http_path: /alarms}
+health: {http_path: "/a b"}
+session: {failover_timeout_s: 0}
+session: {heartbeat_s: 0}
+session: {client_heartbeat_s: -1}
+session: {parked_bytes_max: 0}
+session: {unsettled_bytes_max: 0}
+session: {delivery_hold_bytes_max: 0}
+session: {frame_max_bytes: 0}
+session: {channel_max: 0}
+session: {handshake_timeout_s: 0}
+session: {close_flush_timeout_s: -1}
+session: {retry_base_s: 0}
+session: {nack_hold_s: -1}
+discovery: {cold_start_s: -1}
+discovery: {file: {poll_s: 0}}
+discovery: {dns: {port: 0}}
+discovery: {dns: {timeout_s: 0}}
+discovery: {etcd: {endpoints: []}}
+discovery: {etcd: {endpoints: ["http://a:b@c"]}}
+discovery: {etcd: {prefix: ''}}
+discovery: {etcd: {user: a}}
+discovery: {etcd: {user: a, password: b, password_file: c}}
+discovery: {etcd: {cert: a}}
+discovery: {etcd: {ca: a}}
+discovery: {etcd: {client: etcd3, endpoints: ["https://a"]}}
+discovery: {etcd: {timeout_s: 0}}
+discovery: {etcd: {retry_base_s: 0}}
+discovery: {etcd: {entries_max: 0}}
+"""
+
+
+@pytest.mark.parametrize("text", REFUSED.strip().splitlines())
+def test_a_refusal_names_keys_as_they_are_written(tmp_path, text):
+    told = refused(tmp_path, text)
+    assert any(key in told.split(" (given")[0] for key in KEYS), "the key is named, not only its value"
+    names = "|".join(key.rpartition(".")[2] for key in KEYS if "_" in key.rpartition(".")[2])
+    assert re.findall(rf"(?<![\w.])(?:{names})(?!\w)", told) == []
+
+
 def test_the_places_add_up_key_by_key(tmp_path):
     settings = accepted(
         tmp_path,
@@ -131,7 +199,7 @@ def test_node_mappings_and_empty_sections_are_understood(tmp_path):
         ("listen: 5672", "listen (FILE line 1): expected a section with keys such as host, given a value"),
         (
             "listen: {port: 70000}",
-            "listen: port must be 0 (any free one) to 65535 (given listen.port = 70000 from FILE line 1)",
+            "listen.port must be 0 (any free one) to 65535 (given listen.port = 70000 from FILE line 1)",
         ),
         (
             "session: {heartbeat_s: .nan}",
@@ -169,14 +237,14 @@ def test_node_mappings_and_empty_sections_are_understood(tmp_path):
         (
             "admin: {host: ''}",
             (
-                "admin: host must not be empty (0.0.0.0 or :: mean every address) "
+                "admin.host must not be empty (0.0.0.0 or :: mean every address) "
                 "(given admin.host = '' from FILE line 1)"
             ),
         ),
-        ("admin: {port: -1}", "admin: port must be 0 (any free one) to 65535 (given admin.port = -1 from FILE line 1)"),
+        ("admin: {port: -1}", "admin.port must be 0 (any free one) to 65535 (given admin.port = -1 from FILE line 1)"),
         (
             "log: {queue_bytes_max: 1}",
-            "log: queue_bytes_max must be at least 65536 (given log.queue_bytes_max = 1 from FILE line 1)",
+            "log.queue_bytes_max must be at least 65536 (given log.queue_bytes_max = 1 from FILE line 1)",
         ),
         (
             "listen: {port: 4000}\nadmin: {port: 4000}",

@@ -127,7 +127,7 @@ def tls_context(policy: DialPolicy) -> ssl.SSLContext:
             # An empty password: OpenSSL would ask for one at the terminal, and wait.
             context.load_cert_chain(policy.tls_cert, policy.tls_key, password="")
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"dial: tls_ca, tls_cert or tls_key cannot be used: {error}") from error
+        raise ConfigError(f"dial.tls_ca, dial.tls_cert or dial.tls_key cannot be used: {error}") from error
     if not policy.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

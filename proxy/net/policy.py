@@ -22,15 +22,15 @@ class ListenPolicy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError("listen: port must be 0 (any free one) to 65535")
+            raise ConfigError("listen.port must be 0 (any free one) to 65535")
         if self.sessions_max < 1 or self.backlog < 1:
-            raise ConfigError("listen: sessions_max and backlog must be at least 1")
+            raise ConfigError("listen.sessions_max and listen.backlog must be at least 1")
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise ConfigError("listen: tls_cert and tls_key go together")
+            raise ConfigError("listen.tls_cert and listen.tls_key go together")
         if self.tls_client_ca and not self.tls_cert:
-            raise ConfigError("listen: tls_client_ca needs tls_cert and tls_key")
+            raise ConfigError("listen.tls_client_ca needs listen.tls_cert and listen.tls_key")
         if self.shutdown_grace_s < 0:
-            raise ConfigError("listen: shutdown_grace_s must be 0 or more")
+            raise ConfigError("listen.shutdown_grace_s must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ class DialPolicy:
 
     def __post_init__(self) -> None:
         if self.connect_timeout_s <= 0:
-            raise ConfigError("dial: connect_timeout_s must be above 0")
+            raise ConfigError("dial.connect_timeout_s must be above 0")
         if self.attachments_max < 1:
-            raise ConfigError("dial: attachments_max must be at least 1")
+            raise ConfigError("dial.attachments_max must be at least 1")
         if self.spread_s < 0:
-            raise ConfigError("dial: spread_s must be 0 or more")
+            raise ConfigError("dial.spread_s must be 0 or more")
         if bool(self.tls_cert) != bool(self.tls_key):
-            raise ConfigError("dial: tls_cert and tls_key go together")
+            raise ConfigError("dial.tls_cert and dial.tls_key go together")

@@ -168,5 +168,5 @@ def _tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:
             context.load_verify_locations(policy.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"listen: tls_cert, tls_key or tls_client_ca cannot be used: {error}") from error
+        raise ConfigError(f"listen.tls_cert, listen.tls_key or listen.tls_client_ca cannot be used: {error}") from error
     return context

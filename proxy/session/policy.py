@@ -51,10 +51,10 @@ class SessionPolicy:
         _need(2 <= self.channel_max <= 65535, "channel_max must be 2 to 65535")
         _need(self.handshake_timeout_s > 0, "handshake_timeout_s must be above 0")
         _need(self.close_flush_timeout_s >= 0, "close_flush_timeout_s must be 0 or more")
-        _need(0 < self.retry_base_s <= self.retry_max_s, "need 0 < retry_base_s <= retry_max_s")
+        _need(0 < self.retry_base_s <= self.retry_max_s, "retry_base_s must be above 0 and at most session.retry_max_s")
         _need(self.nack_hold_s >= 0, "nack_hold_s must be 0 or more")
 
 
 def _need(fact: bool, text: str) -> None:
     if not fact:
-        raise ConfigError(f"session: {text}")
+        raise ConfigError(f"session.{text}")

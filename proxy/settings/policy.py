@@ -25,7 +25,7 @@ class LogPolicy:
 
     def __post_init__(self) -> None:
         if self.queue_bytes_max < 65536:
-            raise ConfigError("log: queue_bytes_max must be at least 65536")
+            raise ConfigError("log.queue_bytes_max must be at least 65536")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,6 @@ class AdminPolicy:
 
     def __post_init__(self) -> None:
         if not self.host:
-            raise ConfigError("admin: host must not be empty (0.0.0.0 or :: mean every address)")
+            raise ConfigError("admin.host must not be empty (0.0.0.0 or :: mean every address)")
         if not 0 <= self.port <= 65535:
-            raise ConfigError("admin: port must be 0 (any free one) to 65535")
+            raise ConfigError("admin.port must be 0 (any free one) to 65535")

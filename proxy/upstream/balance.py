@@ -33,7 +33,7 @@ class BalancePolicy:
 
     def __post_init__(self) -> None:
         if self.hash_key not in ("vhost", "user", "name"):
-            raise ConfigError(f"balance: hash_key must be vhost, user or name, not {self.hash_key!r}")
+            raise ConfigError(f"balance.hash_key must be vhost, user or name, not {self.hash_key!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +228,11 @@ def load_balancer(name: str, policy: BalancePolicy, rng: Rng) -> Balancer:
     offered = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in offered:
         known = ", ".join(sorted(_BUILT_IN.keys() | offered.keys()))
-        raise ConfigError(f"balance: policy {name!r} is unknown, there are: {known}")
+        raise ConfigError(f"balance.policy: {name!r} is unknown, there are: {known}")
     try:
         factory: Callable[[BalancePolicy, Rng], Balancer] = offered[name].load()
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"balance: policy {name!r} cannot be loaded: {error}") from error
+        raise ConfigError(f"balance.policy: {name!r} cannot be loaded: {error}") from error
     return factory(policy, rng)
 
 

@@ -71,21 +71,21 @@ class HealthPolicy:
     http_tls: bool = False
 
     def __post_init__(self) -> None:
-        _need(self.rise >= 1 and self.fall >= 1, "rise and fall must be at least 1")
+        _need(self.rise >= 1 and self.fall >= 1, "rise and health.fall must be at least 1")
         _need(self.timeout_s > 0, "timeout_s must be above 0")
         _need(self.interval_s >= 0.1, "interval_s must be at least 0.1")
         _need(
             0.1 <= self.down_interval_s <= self.down_interval_max_s,
-            "need 0.1 <= down_interval_s <= down_interval_max_s",
+            "down_interval_s must be at least 0.1 and at most health.down_interval_max_s",
         )
         _need(0 <= self.jitter_percent <= 50, "jitter_percent must be 0 to 50")
         _need(self.probation_s >= 0, "probation_s must be 0 or more")
-        _need(0 < self.eject_base_s <= self.eject_max_s, "need 0 < eject_base_s <= eject_max_s")
+        _need(0 < self.eject_base_s <= self.eject_max_s, "eject_base_s must be above 0 and at most health.eject_max_s")
         _need(0 <= self.eject_max_percent <= 100, "eject_max_percent must be 0 (never eject) to 100")
-        _need(bool(self.user) or not self.password, "password needs user")
+        _need(bool(self.user) or not self.password, "password needs health.user")
         _need(len(self.vhost.encode()) <= 255, "vhost must be at most 255 bytes (AMQP 0-9-1 4.2.5.3)")
         _need(0 <= self.http_port <= 65535, "http_port must be 0 (off) to 65535")
-        _need(not self.http_port or bool(self.user), "http_port needs user, the management API asks for one")
+        _need(not self.http_port or bool(self.user), "http_port needs health.user, the management API asks for one")
         _need(self.http_path.startswith("/"), "http_path must start with /")
         # Alarms are cluster-wide: such a check would take all endpoints away at once and gain nothing.
         _need("alarms" not in self.http_path, "http_path must not be an alarm check, an alarm is no reason to leave")
@@ -309,4 +309,4 @@ class Health:
 
 def _need(fact: bool, text: str) -> None:
     if not fact:
-        raise ConfigError(f"health: {text}")
+        raise ConfigError(f"health.{text}")

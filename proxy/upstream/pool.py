@@ -42,9 +42,9 @@ class PoolPolicy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.panic_threshold_percent <= 100:
-            raise ConfigError("balance: panic_threshold_percent must be 0 (never) to 100")
+            raise ConfigError("balance.panic_threshold_percent must be 0 (never) to 100")
         if self.slow_start_s < 0:
-            raise ConfigError("balance: slow_start_s must be 0 (off) or more")
+            raise ConfigError("balance.slow_start_s must be 0 (off) or more")
 
 
 class Pool:

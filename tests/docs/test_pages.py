@@ -42,6 +42,19 @@ def test_settings_that_are_named_exist(page):
     assert {name for name in named if not name.endswith(".py")} - known == set()
 
 
+def test_settings_are_named_in_full_but_on_the_pages_of_their_section():
+    known = re.findall(r"^\| `((?:\w+\.)+\w+)` \|", (DOCS / "CONFIGURATION.md").read_text(), re.MULTILINE)
+    at_home = {"BALANCING.md": ("balance.", "health."), "DISCOVERY.md": ("discovery.",), "CONFIGURATION.md": ("",)}
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md"), *(ROOT / "deploy").rglob("*.yaml")]
+    for page in pages:
+        homes = at_home.get(page.name, ())
+        last = {key.rpartition(".")[2] for key in known if not key.startswith(homes)}
+        last -= {key.rpartition(".")[2] for key in known if homes and key.startswith(homes)}
+        names = "|".join(name for name in last if "_" in name)
+        text = re.sub(r"```.*?```|`cause` is `\w+`", "", page.read_text(), flags=re.DOTALL)
+        assert not names or re.findall(rf"(?<![\w.])(?:{names})(?!\w|: )", text) == [], page
+
+
 def test_names_of_code_that_are_named_exist():
     """In ARCHITECTURE.md, `Word.word` is a class and what it has."""
     found = set()

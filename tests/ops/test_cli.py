@@ -69,7 +69,7 @@ def test_the_environment_is_read():
         (("--node", "mq1", "--admin", ":1"), "--admin: expected HOST:PORT"),
         (("--node", "mq1", "--admin", "a:65536"), "--admin: expected HOST:PORT"),
         (("--node", "mq1", "--log-format", "xml"), "log.format (flag --log-format): expected one of json, console"),
-        (("--node", "mq1", "--policy", "p3c"), "policy 'p3c' is unknown, there are: consistent_hash, first"),
+        (("--node", "mq1", "--policy", "p3c"), "balance.policy: 'p3c' is unknown, there are: consistent_hash, first"),
         (("--node", "mq1:99999"), "is not scheme://host:port with a port of 1 to 65535"),
         (("--etcd", "a:2379"), "write each as http://host:2379"),
         (("--node", "mq1", "--prefix", "/x/"), "--prefix: it says where in etcd"),
@@ -95,7 +95,7 @@ def test_no_source_tells_the_three_ways():
 def test_run_refuses_what_shows_only_when_the_parts_are_made():
     result = sidehop("run", "--node", "mq1", "--policy", "p3c", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
     assert result.returncode == 2
-    assert "policy 'p3c' is unknown" in result.stderr
+    assert "balance.policy: 'p3c' is unknown" in result.stderr
 
 
 def test_check_never_prints_a_secret():

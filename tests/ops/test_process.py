@@ -160,7 +160,7 @@ def test_an_unreadable_certificate_is_refused_with_exit_code_2():
         check=False,
     )
     assert result.returncode == 2
-    assert "dial: tls_ca" in result.stderr
+    assert "dial.tls_ca" in result.stderr
 
 
 def test_a_broker_that_is_not_there_makes_it_not_ready_and_says_why(start):

@@ -31,7 +31,7 @@ class DnsPolicy:
         if not 1 <= self.port <= 65535:
             raise ConfigError("discovery.dns.port must be 1 to 65535")
         if self.interval_s <= 0 or self.timeout_s <= 0:
-            raise ConfigError("discovery.dns: interval_s and timeout_s must be above 0")
+            raise ConfigError("discovery.dns.interval_s and discovery.dns.timeout_s must be above 0")
 
 
 async def resolve_with_system(name: str, port: int) -> list[str]:

@@ -48,22 +48,30 @@ class EtcdPolicy:
         _need(bool(self.prefix), "prefix must not be empty: every key of etcd would be taken for a broker")
         if not self.prefix.endswith("/"):
             object.__setattr__(self, "prefix", self.prefix + "/")
-        _need(not (self.password and self.password_file), "give password or password_file, not both")
+        _need(
+            not (self.password and self.password_file), "password and discovery.etcd.password_file: give one, not both"
+        )
         _need(
             bool(self.user) == bool(self.password or self.password_file),
-            "user and password (or password_file) go together",
+            "user and discovery.etcd.password (or discovery.etcd.password_file) go together",
         )
-        _need(bool(self.cert) == bool(self.key), "cert and key go together")
+        _need(bool(self.cert) == bool(self.key), "cert and discovery.etcd.key go together")
         _need(self.client in ("http", "etcd3"), "client must be http or etcd3")
-        _need(self.reconcile_s > 0 and self.timeout_s > 0, "reconcile_s and timeout_s must be above 0")
-        _need(0 < self.retry_base_s <= self.retry_max_s, "need 0 < retry_base_s <= retry_max_s")
+        _need(self.reconcile_s > 0 and self.timeout_s > 0, "reconcile_s and discovery.etcd.timeout_s must be above 0")
+        _need(
+            0 < self.retry_base_s <= self.retry_max_s,
+            "retry_base_s must be above 0 and at most discovery.etcd.retry_max_s",
+        )
         _need(self.entries_max >= 1, "entries_max must be at least 1")
         secure = [url.startswith("https://") for url in self.endpoints]
-        _need(not (self.ca or self.cert) or all(secure), "ca, cert and key need endpoints that begin with https://")
+        _need(
+            not (self.ca or self.cert) or all(secure),
+            "ca, discovery.etcd.cert and discovery.etcd.key need discovery.etcd.endpoints that begin with https://",
+        )
         # The package would quietly talk plaintext to an https endpoint.
         _need(
             not (self.client == "etcd3" and any(secure)) or bool(self.ca),
-            "client etcd3 does TLS only with a named CA: set ca (or use client http, which knows the system's CAs)",
+            "ca: name one, since the client etcd3 does no TLS without (the client http knows the system's CAs)",
         )
 
     def secret(self) -> str:
@@ -73,12 +81,12 @@ class EtcdPolicy:
         try:
             return Path(self.password_file).read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise RegistryError(f"etcd.password_file cannot be read: {error}") from error
+            raise RegistryError(f"discovery.etcd.password_file cannot be read: {error}") from error
 
 
 def _need(fact: bool, text: str) -> None:
     if not fact:
-        raise ConfigError(f"discovery.etcd: {text}")
+        raise ConfigError(f"discovery.etcd.{text}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class Member:
 
 def member(url: str) -> Member:
     """Read `http(s)://host[:2379]`. Raises `ConfigError`."""
-    wrong = "discovery.etcd: endpoints: write each as http://host:2379 or https://host:2379, without path or password"
+    wrong = "discovery.etcd.endpoints: write each as http://host:2379 or https://host:2379, without path or password"
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or ETCD_PORT
@@ -193,7 +201,9 @@ def tls_context(policy: EtcdPolicy) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=policy.ca or None)
         load_certificates(context, policy)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"discovery.etcd: ca, cert or key cannot be used: {error}") from error
+        raise ConfigError(
+            f"discovery.etcd.ca, discovery.etcd.cert or discovery.etcd.key cannot be used: {error}"
+        ) from error
     return context
 
 

@@ -38,9 +38,9 @@ async def test_static_nodes_are_there_at_once():
         (lambda: EtcdPolicy(endpoints=("http://a:b@mq1:2379",)), "password"),
         (lambda: EtcdPolicy(endpoints=("http://mq1:99999",)), "endpoints"),
         (lambda: EtcdPolicy(prefix=""), "prefix"),
-        (lambda: EtcdPolicy(user="me"), "user and password"),
+        (lambda: EtcdPolicy(user="me"), "user and .*password"),
         (lambda: EtcdPolicy(user="me", password="a", password_file="b"), "not both"),
-        (lambda: EtcdPolicy(cert="a"), "cert and key"),
+        (lambda: EtcdPolicy(cert="a"), "cert and .*key"),
         (lambda: EtcdPolicy(ca="a"), "https://"),
         (lambda: EtcdPolicy(client="grpc"), "http or etcd3"),
         (lambda: EtcdPolicy(reconcile_s=0), "reconcile_s"),
@@ -76,7 +76,7 @@ def test_a_source_that_cannot_work_is_refused_at_start(policy, key):
 @pytest.mark.parametrize("client", ["http", "etcd3"])
 def test_certificates_that_cannot_be_read_are_refused_at_start(client):
     etcd = EtcdPolicy(endpoints=("https://mq1",), ca="/does/not/exist", client=client)
-    with pytest.raises(ConfigError, match="ca, cert or key"):
+    with pytest.raises(ConfigError, match=r"etcd\.ca, .*key cannot be used"):
         load_discovery(DiscoveryPolicy(source="etcd", etcd=etcd), print, random.Random(1))
 
 
