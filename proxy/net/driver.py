@@ -36,6 +36,16 @@ class Surroundings:
     report: ReportSink
 
 
+@dataclass(slots=True)
+class _Leg:
+    """A broker connection. Until the session is attached by it, it holds a place of the dialler."""
+
+    link: Link
+    endpoint: str
+    connected_at: float
+    attached: bool = False
+
+
 class Driver:
     """One client connection. Every event of its sockets and clock goes to the engine, then `_carry_out` follows.
 
@@ -47,16 +57,15 @@ class Driver:
         self._over = over
         self._loop = asyncio.get_running_loop()
         self._client = client
-        self._broker: Link | None = None
+        self._legs: dict[int, _Leg] = {}
         self._dialling: asyncio.Task[None] | None = None
-        self._place = ""  # the endpoint at which this session holds a place of the dialler
+        self._dialled = 0  # the generation that `_dialling` is for
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._was_steady = False
         self._reading = True
         self._busy = False
         self._opened_at = self._loop.time()
-        self._connected_at = 0.0
         self.id = f"{number:x}"
         self.endpoint = ""
         self.engine = Session(
@@ -126,12 +135,25 @@ class Driver:
     # What the server calls.
 
     def endpoint_down(self, name: str, cause: str) -> None:
-        """The pool knows that the broker behind this session is down."""
-        if self._broker is None or name != self.endpoint:
+        """The pool knows that a broker behind this session is down."""
+        now = self._loop.time()
+        try:
+            for generation in [number for number, leg in self._legs.items() if leg.endpoint == name]:
+                self.engine.broker_lost(generation, cause, now, "heartbeat_missed")
+            self._carry_out(now)
+        except Exception:
+            self._bug(now)
+
+    def endpoint_withdrawn(self, name: str, withdrawn: bool) -> None:
+        """The pool wants no sessions on an endpoint any more, or has changed its mind."""
+        if name != self.endpoint:
             return
         now = self._loop.time()
         try:
-            self.engine.broker_lost(self._broker.generation, cause, now, "heartbeat_missed")
+            if withdrawn:
+                self.engine.leave("its broker is to be left", now)
+            else:
+                self.engine.stay(now)
             self._carry_out(now)
         except Exception:
             self._bug(now)
@@ -148,7 +170,7 @@ class Driver:
     def abort(self) -> None:
         """There is no more time, or not even a polite end is possible."""
         self._client.abort()
-        self._leave_broker(abort=True)
+        self._leave_brokers(abort=True)
         self._close(self._loop.time())
 
     # Inside.
@@ -178,25 +200,23 @@ class Driver:
 
     def _share_the_pace(self, now: float) -> None:
         """Read no faster from one side than the other side takes it. A client that is gone keeps nobody waiting."""
-        broker = self._broker
-        client_waits = broker is not None and broker.full
+        client_waits = any(leg.link.full for leg in self._legs.values())
         broker_waits = self._client.full and self.engine.ending.client_here
         self._client.read(self._reading and not client_waits)
-        if broker is not None:
-            broker.read(not broker_waits)
+        for leg in self._legs.values():
+            leg.link.read(not broker_waits)
         self.engine.pulse.unread(client_waits, broker_waits, now)
 
     def _carry_out(self, now: float) -> None:
         journal = self.engine.journal
-        to_client, to_broker = journal.client_out, journal.broker_out
-        if to_client:
-            self._client.write(_taken(to_client))
-            self.engine.pulse.wrote(True, False, now)
-        if to_broker:
-            if self._broker is not None:
-                self._broker.write(_taken(to_broker))
-            to_broker.clear()
-            self.engine.pulse.wrote(False, True, now)
+        pulse = self.engine.pulse
+        if journal.client_out:
+            self._client.write(_taken(journal.client_out))
+            pulse.wrote(None, now)
+        for uplink in journal.uplinks:
+            if uplink.out:
+                self._legs[uplink.generation].link.write(_taken(uplink.out))
+                pulse.wrote(uplink, now)
         if journal.commands and not self._busy:
             self._busy = True  # a command may cause an event, whose commands then wait their turn
             try:
@@ -209,12 +229,12 @@ class Driver:
     def _obey(self, command: Command, now: float) -> None:
         match command:
             case Dial():
+                self._dialled = command.generation
                 self._dialling = self._loop.create_task(self._dial(command), name=f"dial {self.id}")
             case HangUp():
                 self._hang_up(command, now)
             case Attached():
-                self._around.pool.attached(self.endpoint)
-                self._free_place()
+                self._attached(self._legs[command.generation])
             case Observe():
                 self._observe(command, now)
             case ReadClient():
@@ -264,51 +284,69 @@ class Driver:
 
     def _connected(self, endpoint: str, link: Link, generation: int) -> None:
         now = self._loop.time()
-        # What was counted without a broker stays there: a counter must not move from one endpoint to another.
-        self._around.census.finish("", self.counters.take())
-        self._broker = link
-        self._place = self.endpoint = endpoint
-        self._connected_at = now
+        self._legs[generation] = _Leg(link, endpoint, now)
         self._share_the_pace(now)
         self.engine.broker_up(generation, endpoint, now)
+        self._settle_counts()
         self._carry_out(now)
 
+    def _attached(self, leg: _Leg) -> None:
+        pool = self._around.pool
+        pool.attached(leg.endpoint)
+        leg.attached = True
+        self._around.dialler.release(leg.endpoint)
+        self._settle_counts()
+        if pool.withdrawn(leg.endpoint):  # since it was picked
+            self.engine.leave("its broker is to be left", self._loop.time())
+
     def _hang_up(self, command: HangUp, now: float) -> None:
-        if self._broker is None or self._broker.generation == command.generation:
-            self._leave_broker(abort=command.abort)
+        if command.generation == self._dialled and self._dialling is not None:
+            self._dialling.cancel()
+            self._dialling = None
+        leg = self._legs.pop(command.generation, None)
+        if leg is not None:
+            if command.last:
+                leg.link.write(command.last)
+            self._leave(leg, abort=command.abort)
             self._share_the_pace(now)
 
-    def _leave_broker(self, *, abort: bool) -> None:
+    def _leave(self, leg: _Leg, *, abort: bool) -> None:
+        if abort:
+            leg.link.abort()
+        else:
+            leg.link.close()
+        if leg.attached:
+            self._around.pool.detached(leg.endpoint)
+        else:
+            self._around.dialler.release(leg.endpoint)
+        self._settle_counts()
+
+    def _leave_brokers(self, *, abort: bool) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
             self._dialling = None
-        link, self._broker = self._broker, None
-        if link is None:
-            return
-        if abort:
-            link.abort()
-        else:
-            link.close()
-        if self._place:
-            self._free_place()
-        else:
-            self._around.pool.detached(self.endpoint)
-        self._around.census.finish(self.endpoint, self.counters.take())
-        self.endpoint = ""
+        while self._legs:
+            self._leave(self._legs.popitem()[1], abort=abort)
 
-    def _free_place(self) -> None:
-        if self._place:
-            self._around.dialler.release(self._place)
-            self._place = ""
+    def _settle_counts(self) -> None:
+        """What was counted stays where it was counted: a counter must not move from one endpoint to another."""
+        journal = self.engine.journal
+        behind = journal.uplink or journal.candidate
+        leg = self._legs.get(behind.generation) if behind is not None else None
+        endpoint = leg.endpoint if leg is not None else ""
+        if endpoint != self.endpoint:
+            self._around.census.finish(self.endpoint, self.counters.take())
+            self.endpoint = endpoint
 
     def _observe(self, command: Observe, now: float) -> None:
-        if self.endpoint:
-            took_s = now - self._connected_at if command.outcome == "handshaken" else command.took_s
-            self._around.pool.observe(self.endpoint, command.outcome, now, took_s)
+        leg = self._legs.get(command.generation)
+        if leg is not None:
+            took_s = now - leg.connected_at if command.outcome == "handshaken" else command.took_s
+            self._around.pool.observe(leg.endpoint, command.outcome, now, took_s)
 
     def _close(self, now: float) -> None:
         self._client.close()
-        self._leave_broker(abort=False)
+        self._leave_brokers(abort=False)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

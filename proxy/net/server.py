@@ -55,6 +55,7 @@ class Server:
         self._count = 0
         self._empty = asyncio.Event()
         pool.on_down(self._endpoint_down)
+        pool.on_withdrawn(self._endpoint_withdrawn)
 
     @property
     def listening(self) -> bool:
@@ -113,6 +114,10 @@ class Server:
     def _endpoint_down(self, name: str, cause: str) -> None:
         for driver in self._drivers():
             driver.endpoint_down(name, cause)
+
+    def _endpoint_withdrawn(self, name: str, withdrawn: bool) -> None:
+        for driver in self._drivers():
+            driver.endpoint_withdrawn(name, withdrawn)
 
     def _accepted(self) -> Link:
         return _ClientLink(self)

@@ -13,6 +13,7 @@ from proxy.session.attachment import Attachment
 from proxy.session.channel import CONFIRM, HEADER_DUE, Channel, Pending
 from proxy.session.journal import Journal
 from proxy.session.restoration import Restoration
+from proxy.session.uplink import Stage, Uplink
 
 CHANNEL_CLOSE = m.method_id(m.ChannelClose)
 CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
@@ -30,6 +31,8 @@ class Answers:
         self.client_out: list[Buffer] = journal.client_out
         self.hold_bytes_max = journal.policy.delivery_hold_bytes_max
         self.attachment = attachment
+        # The broker connection whose bytes are looked at.
+        self.speaker: Uplink
 
     # The owner that the scanner talks to.
 
@@ -38,9 +41,9 @@ class Answers:
 
         Raises `BrokerError`.
         """
-        uplink = self.journal.uplink
+        speaker = self.speaker
         self._think(kind, number, frame)
-        return self.journal.uplink is uplink
+        return speaker.stage is not Stage.OVER
 
     def _think(self, kind: int, number: int, frame: bytes) -> None:
         if kind not in (METHOD, HEADER, BODY) or (kind == METHOD and len(frame) < 12):
@@ -53,10 +56,11 @@ class Answers:
             handler(self, frame, frame[7:-1])
             return
         if number == self.journal.scratch:
-            self.restoration.scratch_answered(ident, frame[7:-1])
+            if self.restoration.uplink is self.speaker:
+                self.restoration.scratch_answered(ident, frame[7:-1])
             return
         channel = self.channels[number] if number < len(self.channels) else None
-        if channel is None or channel.awaits_close_ok:
+        if channel is None or channel.awaits_close_ok or channel.uplink is not self.speaker:
             return  # the rest of a channel that is over
         if channel.muted:
             self._while_muted(channel, ident)
@@ -106,18 +110,19 @@ class Answers:
     # Channel 0.
 
     def _close(self, frame: bytes, payload: bytes) -> None:
-        self.journal.lifecycle.broker_closes(m.decode(m.ConnectionClose, payload))
+        self.journal.lifecycle.broker_closes(self.speaker, m.decode(m.ConnectionClose, payload))
 
     def _close_ok(self, frame: bytes, payload: bytes) -> None:
-        self.journal.lifecycle.client_is_told()
+        self.journal.lifecycle.broker_is_told(self.speaker)
 
     def _blocked(self, frame: bytes, payload: bytes) -> None:
-        self.journal.blocked = True
+        self.speaker.blocked = True
         self._to_capable(frame)
 
     def _unblocked(self, frame: bytes, payload: bytes) -> None:
-        self.journal.blocked = False
-        self._to_capable(frame)
+        self.speaker.blocked = False
+        if not any(uplink.blocked for uplink in self.journal.uplinks):
+            self._to_capable(frame)
 
     def _to_capable(self, frame: bytes) -> None:
         credentials = self.journal.credentials
@@ -138,7 +143,7 @@ class Answers:
         if ident == CHANNEL_CLOSE_OK:
             channel.muted = False
         elif ident == CHANNEL_CLOSE:
-            self.journal.tell_broker(channel.number, m.ChannelCloseOk())
+            channel.tell_broker(m.ChannelCloseOk())
 
     def _answered(self, channel: Channel, ident: int, frame: bytes) -> None:
         request = channel.pending.popleft()
@@ -174,7 +179,7 @@ class Answers:
 
     def _flow(self, channel: Channel, frame: bytes) -> None:
         active = m.decode(m.ChannelFlow, frame[7:-1]).active
-        self.journal.tell_broker(channel.number, m.ChannelFlowOk(active))
+        channel.tell_broker(m.ChannelFlowOk(active))
 
     def _cancel(self, channel: Channel, frame: bytes) -> None:
         """The broker ended a consumer: its queue is gone or out of reach."""
@@ -189,7 +194,7 @@ class Answers:
         """An error closes the channel. Ours, if it answers a step of the replay; otherwise the client's."""
         journal = self.journal
         close = m.decode(m.ChannelClose, frame[7:-1])
-        journal.tell_broker(channel.number, m.ChannelCloseOk())
+        channel.tell_broker(m.ChannelCloseOk())
         if channel.hidden_pending:
             self.restoration.refused(channel, close)
             return

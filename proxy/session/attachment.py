@@ -7,7 +7,7 @@ import math
 from proxy.amqp import methods as m
 from proxy.amqp.frames import PROTOCOL_HEADER
 from proxy.errors import BrokerError
-from proxy.session.commands import Attached, Dial, HangUp, Observation, Observe
+from proxy.session.commands import Attached, Dial, Observation, Observe
 from proxy.session.journal import Journal, Phase
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink, least_limit
@@ -45,10 +45,9 @@ class Attachment:
         self._attached_at: float | None = None
         self._relapses = 0
 
-    def search(self, reason: str, cause: str = "") -> None:
-        """Begin to look for a broker. `reason` is why the last one was lost, empty for a new client."""
+    def search(self, reason: str, cause: str = "", lost: str = "") -> None:
+        """Begin to look for a broker. `reason` is why the last one, `lost`, was lost; empty for a new client."""
         journal = self.journal
-        uplink, journal.uplink = journal.uplink, None
         relapsed = self._attached_at is not None and journal.now < self._attached_at + PROVEN_S
         self._relapses = self._relapses + 1 if relapsed else 0
         self.searching = True
@@ -64,12 +63,26 @@ class Attachment:
             self._refusals = 0
             self._tried.clear()
             self._reported.clear()
-        if uplink is not None and uplink.endpoint:
-            self._tried.add(uplink.endpoint)
+        if lost:
+            self._tried.add(lost)
+        if journal.candidate is not None:
+            return  # a move was under way: what it has found is what is needed now
         if self._relapses <= FREE_ATTEMPTS:
             self.dial()
         else:
             self._pace(free=False)
+
+    def dial_beside(self, endpoint: str) -> None:
+        """Ask for a connection to another broker than the present one, which is well."""
+        self._tried = {endpoint}
+        self.resumes = True
+        self.dial()
+
+    def fell_back(self, reason: str, cause: str) -> None:
+        """A broker was lost while there was another one, so that nothing has to be searched."""
+        self.since = self.journal.recovered_at = self.journal.now
+        self.reason = reason
+        self.cause = cause
 
     def stop(self) -> None:
         """Look no further."""
@@ -94,25 +107,24 @@ class Attachment:
         journal = self.journal
         self.retry_at = None
         self.generation += 1
-        journal.uplink = Uplink(self.generation)
+        journal.candidate = Uplink(self.generation)
         journal.commands.append(Dial(self.generation, frozenset(self._tried), self.resumes))
 
     def connected(self, endpoint: str) -> None:
         """The link is up: say who the client is. Header and start-ok go together, the broker reads them in turn."""
         journal = self.journal
-        uplink = journal.uplink
+        uplink = journal.candidate
         assert uplink is not None
         assert journal.credentials is not None
         uplink.endpoint = endpoint
         uplink.stage = Stage.GREETED
         uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
         uplink.heard_at = uplink.said_at = journal.now
-        journal.broker_out.clear()
-        journal.broker_out.append(PROTOCOL_HEADER)
+        uplink.out.append(PROTOCOL_HEADER)
         credentials = journal.credentials
         if journal.secret_updates:
             credentials = credentials.with_secret(journal.secret_updates[-1][0])  # the old one may have expired
-        journal.tell_broker(0, credentials.start_ok(journal.via))
+        uplink.tell(0, credentials.start_ok(journal.via))
 
     def started(self, payload: bytes) -> None:
         """The broker introduced itself."""
@@ -148,15 +160,15 @@ class Attachment:
     def open(self) -> None:
         """The client has said what it wants to open; go on if the broker is that far."""
         journal = self.journal
-        uplink = journal.uplink
+        uplink = journal.candidate
         if uplink is None or uplink.stage is not Stage.TUNED:
             return
         uplink.stage = Stage.OPENING
         uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
         uplink.heartbeat_s = journal.policy.heartbeat_s
         heartbeat = math.ceil(uplink.heartbeat_s)
-        journal.tell_broker(0, m.ConnectionTuneOk(journal.scratch, journal.frame_max_bytes, heartbeat))
-        journal.tell_broker(0, m.ConnectionOpen(journal.vhost))
+        uplink.tell(0, m.ConnectionTuneOk(journal.scratch, journal.frame_max_bytes, heartbeat))
+        uplink.tell(0, m.ConnectionOpen(journal.vhost))
 
     def opened(self, payload: bytes) -> None:
         """The virtual host is open: declare again what died with the last broker."""
@@ -164,8 +176,11 @@ class Attachment:
         uplink = self._at(Stage.OPENING)
         uplink.stage = Stage.RESTORING
         uplink.stage_deadline = None
-        self._observe("handshaken")
-        self.restoration.begin()
+        self._observe(uplink, "handshaken")
+        if not self.searching and not self.restoration.topology_done:
+            self.failed("a channel is being set up again meanwhile")
+            return
+        self.restoration.begin(uplink)
         if journal.phase is Phase.OPENING:
             journal.phase = Phase.RUNNING
             journal.tell_client(0, m.ConnectionOpenOk())
@@ -173,13 +188,13 @@ class Attachment:
     def attached(self) -> None:
         """Topology is back; channels may follow."""
         journal = self.journal
-        uplink = journal.uplink
+        uplink = journal.candidate
         assert uplink is not None
         uplink.stage = Stage.ATTACHED
+        journal.candidate, journal.uplink, journal.leaving = None, uplink, journal.uplink
         self.searching = False
         self._attached_at = journal.now
-        for _, frame in journal.secret_updates:
-            journal.broker_out.append(frame)
+        uplink.out.extend(frame for _, frame in journal.secret_updates)
         if self.reason:
             journal.recovered_at = journal.now
         journal.commands.append(Attached(uplink.generation))
@@ -187,18 +202,20 @@ class Attachment:
     def failed(self, reason: str, outcome: Observation | None = None) -> None:
         """An attempt came to nothing: pace the next one. The first are free, then they wait longer and longer."""
         journal = self.journal
-        uplink = journal.uplink
+        uplink = journal.candidate
         name = uplink.endpoint if uplink is not None else ""
         self.last_error = f"{name}: {reason}" if name else reason
         if uplink is not None:
             if outcome is not None:
-                self._observe(outcome)
-            journal.commands.append(HangUp(uplink.generation, abort=True))
-            journal.uplink = None
+                self._observe(uplink, outcome)
+            journal.hang_up(uplink, abort=True)
+            self.restoration.abandon(uplink)
+        if not self.searching:
+            journal.lifecycle.move_failed()
+            return
         if name:
             self._tried.add(name)
         self._pace(free=bool(name))
-        self.restoration.abandon()
         if reason not in self._reported:
             # Once for each reason: a thousand sessions that try for a minute would drown the log.
             self._reported.add(reason)
@@ -219,7 +236,7 @@ class Attachment:
         text = close.reply_text.decode("utf-8", "replace")
         # What one tenant has used up or broken there is no fault of the node: nobody else must suffer for it.
         tenants = " limit " in text or "vhost" in text
-        elsewhere = close.reply_code in (320, 541) or (self.resumes and " limit " in text)
+        elsewhere = close.reply_code in (320, 541) or (self.resumes and " limit " in text) or not self.searching
         if not elsewhere:
             self._refusals += 1
         if elsewhere or (self.resumes and self._refusals < REFUSALS_MAX):
@@ -229,12 +246,11 @@ class Attachment:
         journal.lifecycle.end_client(close.reply_code, text, close.class_id, close.method_id)
 
     def _at(self, stage: Stage) -> Uplink:
-        uplink = self.journal.uplink
+        uplink = self.journal.candidate
         if uplink is None or uplink.stage is not stage:
             raise BrokerError("broker sent a handshake method out of order")
         return uplink
 
-    def _observe(self, outcome: Observation) -> None:
-        uplink = self.journal.uplink
-        if uplink is not None and uplink.endpoint:
+    def _observe(self, uplink: Uplink, outcome: Observation) -> None:
+        if uplink.endpoint:
             self.journal.commands.append(Observe(uplink.generation, outcome))

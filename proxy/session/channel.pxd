@@ -4,6 +4,8 @@ from proxy.session.window cimport Window
 
 cdef class Channel:
     cdef public int number
+    cdef public object uplink
+    cdef public list out
     cdef public bint flowing
     cdef public long long publish_left
     cdef public bint ledgered

@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.amqp.frames import Buffer
+from proxy.amqp.frames import Buffer, method_frame
 from proxy.session.ledger import Ledger, Load
+from proxy.session.uplink import Uplink
 from proxy.session.window import Window
 
 # `Channel.publish_left` and `deliver_left`: body bytes still to come, or one of these.
@@ -24,10 +25,11 @@ ACKED, UNACKED, MIXED = 0, 1, 2
 class Pending:
     """A request whose answer has not come. After a failover its frame is sent again, behind the channel's replay.
 
-    A hidden one is ours: its answer is swallowed. A silent one is the client's, which wants no answer (`nowait`): the
-    broker is asked for one all the same, since only that tells what it agreed to. `answered` gets the reply's payload;
-    what it changes in the journal happens only then. `unnamed` is the client's own queue.declare where we put a name
-    in, for brokers whose permissions refuse that name. `dirty` is a commit of work, whose outcome a loss hides.
+    A hidden one is ours and part of a replay: its answer is swallowed. A silent one is of no interest to the client
+    (`nowait`, or ours): the broker is asked for an answer all the same, since only that tells what it agreed to.
+    `answered` gets the reply's payload; what it changes in the journal happens only then. `unnamed` is the client's
+    own queue.declare where we put a name in, for brokers whose permissions refuse that name. `dirty` is a commit of
+    work, whose outcome a loss hides.
     """
 
     request: int
@@ -44,7 +46,8 @@ class Pending:
 class Setup:
     """One entry of a channel's ordered list of qos and consume; a qos applies to the consumers after it.
 
-    `tag` is empty for a qos. `frame` is what is sent on every broker.
+    `tag` is empty for a qos. `frame` is what is sent on every broker. `paused`: the present broker has been told to
+    cancel it, since the channel is to move.
     """
 
     request: int
@@ -53,6 +56,7 @@ class Setup:
     queue: bytes = b""
     no_ack: bool = False
     is_global: bool = False
+    paused: bool = False
 
 
 class Channel:
@@ -79,6 +83,7 @@ class Channel:
         "number",
         "offset",
         "opened",
+        "out",
         "parked",
         "pending",
         "publish_left",
@@ -91,11 +96,15 @@ class Channel:
         "setup",
         "streaming",
         "tx_dirty",
+        "uplink",
         "window",
     )
 
     def __init__(self, number: int, load: Load) -> None:
         self.number = number
+        # The broker connection that it is attached to, and what is to be written there.
+        self.uplink: Uplink | None = None
+        self.out: list[Buffer] = []
         # Client to broker. `flowing`: attached and replayed, so that frames may pass.
         self.flowing = False
         self.publish_left = NO_CONTENT
@@ -149,6 +158,15 @@ class Channel:
     def hidden_pending(self) -> bool:
         """Part of its replay is not answered yet."""
         return any(request.hidden for request in self.pending)
+
+    def attach(self, uplink: Uplink | None) -> None:
+        """Belong to a broker connection from here on; None: to none, and what is said to the broker goes nowhere."""
+        self.uplink = uplink
+        self.out = uplink.out if uplink is not None else []
+
+    def tell_broker(self, method: tuple[object, ...]) -> None:
+        """Queue a method for the broker."""
+        self.out.append(method_frame(self.number, method))
 
     def park(self, frame: bytes) -> None:
         """Keep a client's frame until the channel has a broker again."""

@@ -1,10 +1,11 @@
-"""What the engine asks of the shell. Bytes to write are not commands: they wait in the session's two outputs."""
+"""What the engine asks of the shell. Bytes to write are not commands: they wait in the outputs of the session."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from proxy.amqp.frames import Buffer
 from proxy.reports import Report
 
 Observation = Literal[
@@ -27,10 +28,11 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
-    """Close the broker's link of a generation: after what is written, or at once where the peer is not answering."""
+    """Close the broker's link of a generation after writing `last`, or at once where the peer is not answering."""
 
     generation: int
     abort: bool = False
+    last: list[Buffer] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from proxy.session.channel import TX
 from proxy.session.journal import Phase
+from proxy.session.move import obstacles
 from proxy.session.session import Session
 
 
@@ -32,7 +32,7 @@ def describe(session: Session) -> Facts:
     journal = session.journal
     channels = journal.live_channels()
     credentials = journal.credentials
-    reasons = _reasons(session)
+    reasons = tuple(obstacles(journal))
     return Facts(
         user=credentials.user if credentials is not None else "",
         vhost=journal.vhost.decode("utf-8", "replace"),
@@ -52,7 +52,9 @@ def describe(session: Session) -> Facts:
 
 def _state(session: Session) -> str:
     if session.journal.phase is Phase.RUNNING:
-        return "failing_over" if session.attachment.searching else "attached"
+        if session.attachment.searching:
+            return "failing_over"
+        return "attached" if len(session.journal.uplinks) == 1 else "moving"
     state: str = session.journal.phase.value
     return state
 
@@ -64,27 +66,14 @@ def _waiting(session: Session) -> str:
         return f"for a broker: {attachment.last_error}" if attachment.last_error else "for a broker"
     channels = session.journal.live_channels()
     restarting = [channel.number for channel in channels if channel.restart_at is not None]
+    leaving = [channel.number for channel in channels if channel.uplink is session.journal.leaving is not None]
     if restarting:
         return f"channels {restarting} are set up again"
     unanswered = [channel.number for channel in channels if channel.hidden_pending]
     if unanswered:
         return f"the broker has not answered the replay of channels {unanswered}"
-    if session.journal.blocked:
+    if leaving:
+        return f"channels {leaving} leave their broker when the client has settled what it holds"
+    if any(uplink.blocked for uplink in session.journal.uplinks):
         return "the broker has an alarm and blocks publishers"
     return ""
-
-
-def _reasons(session: Session) -> tuple[str, ...]:
-    """What a move would make visible to the client."""
-    reasons = []
-    for channel in session.journal.live_channels():
-        if channel.mode == TX and channel.tx_dirty:
-            reasons.append(f"channel {channel.number} has an open transaction")
-        if channel.streaming:
-            reasons.append(f"channel {channel.number} is inside a large delivery")
-        if any(entry.no_ack for entry in channel.setup if entry.tag):
-            reasons.append(f"channel {channel.number} has a consumer without acks")
-    for name, (declared, _) in session.journal.topology.queues.items():
-        if declared.exclusive:
-            reasons.append(f"exclusive queue {name.decode('utf-8', 'replace')!r} lives on this broker")
-    return tuple(reasons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.amqp import methods as m
 from proxy.session.attachment import Attachment
-from proxy.session.commands import CloseClient, HangUp
+from proxy.session.commands import CloseClient
 from proxy.session.journal import Journal, Phase
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage
@@ -125,17 +125,20 @@ class Ending:
             return
         journal.phase = Phase.CLOSING
         self.until = journal.now + CLOSE_WAIT_S
-        journal.tell_broker(0, m.ConnectionClose(200, b"client closed the connection"))
+        for uplink in journal.uplinks:
+            if uplink.stage is Stage.ATTACHED:
+                uplink.stage = Stage.CLOSING
+                uplink.tell(0, m.ConnectionClose(200, b"client closed the connection"))
+            elif uplink.stage is not Stage.CLOSING:
+                journal.hang_up(uplink)
 
     def _leave_broker(self) -> None:
         journal = self._journal
         for channel in journal.live_channels():
             journal.end_channel(channel, awaits_close_ok=True)
         self._attachment.stop()
-        self._restoration.abandon()
-        uplink = journal.uplink
-        if uplink is not None:
+        for uplink in journal.uplinks:
             if uplink.stage in (Stage.RESTORING, Stage.ATTACHED):
-                journal.tell_broker(0, m.ConnectionClose(200, b"client is gone"))
-            journal.commands.append(HangUp(uplink.generation))
-            journal.uplink = None
+                uplink.tell(0, m.ConnectionClose(200, b"client is gone"))
+            journal.hang_up(uplink)
+            self._restoration.abandon(uplink)

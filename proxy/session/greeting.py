@@ -75,8 +75,8 @@ class Greeting:
         update = m.decode(m.ConnectionUpdateSecret, payload)
         frame = method_frame(0, update)
         journal.secret_updates.append((update.new_secret, frame))
-        if journal.attached:
-            journal.broker_out.append(frame)
+        if journal.uplink is not None:
+            journal.uplink.out.append(frame)
 
     def _expect(self, phase: Phase, what: str) -> None:
         if self.journal.phase is not phase:

@@ -15,13 +15,13 @@ from proxy.amqp.frames import METHOD, Buffer, method_frame
 from proxy.errors import ClientError
 from proxy.reports import Report
 from proxy.session.channel import Channel
-from proxy.session.commands import Command
+from proxy.session.commands import Command, HangUp
 from proxy.session.counters import Counters
 from proxy.session.credentials import Credentials, Face
 from proxy.session.ledger import Load
 from proxy.session.policy import SessionPolicy
 from proxy.session.topology import Topology
-from proxy.session.uplink import Uplink
+from proxy.session.uplink import Stage, Uplink
 
 # Compacting costs a look at everything that is kept, so it is not done at each confirm.
 COMPACT_INTERVAL_S = 1.0
@@ -69,11 +69,19 @@ class Lifecycle(Protocol):
         ...
 
     def client_is_told(self) -> None:
-        """The client answered our close, or the broker answered the client's."""
+        """The client answered our close."""
         ...
 
-    def broker_closes(self, close: m.ConnectionClose) -> None:
-        """The broker ends the connection."""
+    def broker_is_told(self, uplink: Uplink) -> None:
+        """A broker answered our close."""
+        ...
+
+    def broker_closes(self, uplink: Uplink, close: m.ConnectionClose) -> None:
+        """A broker ends the connection."""
+        ...
+
+    def move_failed(self) -> None:
+        """The broker to move to could not be had."""
         ...
 
     def restart(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool = False) -> None:
@@ -110,7 +118,6 @@ class Journal:
         self.phase = Phase.GREETING
         self.lifecycle: Lifecycle  # set by the session, which is one
         self.client_out: list[Buffer] = []
-        self.broker_out: list[Buffer] = []
         self.commands: list[Command] = []
         self.counters = Counters()
         self.load = Load()
@@ -121,9 +128,11 @@ class Journal:
         self.channel_max = policy.channel_max
         self.frame_max_bytes = policy.frame_max_bytes
         self.client_heartbeat_s = 0
+        # Where channels attach. `candidate` is not that far yet, `leaving` keeps those that have not moved yet.
         self.uplink: Uplink | None = None
+        self.candidate: Uplink | None = None
+        self.leaving: Uplink | None = None
         self.recovered_at: float | None = None
-        self.blocked = False
         self._compacted_at = now
         self.secret_updates: list[tuple[bytes, bytes]] = []
 
@@ -135,7 +144,25 @@ class Journal:
     @property
     def attached(self) -> bool:
         """Channels have a broker."""
-        return self.uplink is not None and self.uplink.is_attached
+        return self.uplink is not None
+
+    @property
+    def uplinks(self) -> list[Uplink]:
+        """Every broker connection there is; at most two."""
+        return [each for each in (self.uplink, self.candidate, self.leaving) if each is not None]
+
+    def hang_up(self, uplink: Uplink, *, abort: bool = False) -> None:
+        """A broker connection is over: channels on it have none."""
+        uplink.stage = Stage.OVER
+        self.commands.append(HangUp(uplink.generation, abort, uplink.out))
+        if uplink is self.uplink:
+            # A session on the move falls back to the broker that it has not left yet.
+            stays = self.leaving is not None and self.leaving.stage is Stage.ATTACHED
+            self.uplink, self.leaving = (self.leaving, None) if stays else (None, self.leaving)
+        elif uplink is self.candidate:
+            self.candidate = None
+        else:
+            self.leaving = None
 
     def wants_input(self, reading: bool) -> bool:
         """Whether the client may go on sending, by what is kept for it; half of a limit must be free to begin again.
@@ -167,10 +194,6 @@ class Journal:
     def tell_client(self, number: int, method: tuple[object, ...]) -> None:
         """Queue a method for the client."""
         self.client_out.append(method_frame(number, method))
-
-    def tell_broker(self, number: int, method: tuple[object, ...]) -> None:
-        """Queue a method for the broker."""
-        self.broker_out.append(method_frame(number, method))
 
     def report(self, event: str, **facts: object) -> None:
         """Say what happened; the shell adds who this session is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.amqp.frames import HEARTBEAT_FRAME
 from proxy.session.journal import Journal
+from proxy.session.uplink import Uplink
 
 # RabbitMQ's rule for a peer that is dead: two intervals without a byte.
 MISSED_HEARTBEATS = 2
@@ -27,16 +28,17 @@ class Pulse:
         """Which sides the shell lets wait because the other side is slow; their silence then means nothing."""
         if self._client_unread and not client:
             self.client_heard_at = now
-        if self._broker_unread and not broker and self._journal.uplink is not None:
-            self._journal.uplink.heard_at = now
+        if self._broker_unread and not broker:
+            for uplink in self._journal.uplinks:
+                uplink.heard_at = now
         self._client_unread, self._broker_unread = client, broker
 
-    def wrote(self, to_client: bool, to_broker: bool, now: float) -> None:
-        """Output was taken by the shell."""
-        if to_client:
+    def wrote(self, uplink: Uplink | None, now: float) -> None:
+        """Output for a broker, or for the client (None), was taken by the shell."""
+        if uplink is None:
             self._client_said_at = now
-        if to_broker and self._journal.uplink is not None:
-            self._journal.uplink.said_at = now
+        else:
+            uplink.said_at = now
 
     def read(self, wanted: bool) -> None:
         """Go on reading the client, or stop: its silence means nothing then."""
@@ -51,11 +53,11 @@ class Pulse:
             due.append(self._client_said_at + self._client_interval_s())
             if self._client_is_read():
                 due.append(self.client_heard_at + MISSED_HEARTBEATS * beat)
-        uplink = self._journal.uplink
-        if uplink is not None and uplink.heartbeat_s:
-            due.append(uplink.said_at + uplink.heartbeat_s / 2)
-            if not self._broker_unread:
-                due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
+        for uplink in self._journal.uplinks:
+            if uplink.heartbeat_s:
+                due.append(uplink.said_at + uplink.heartbeat_s / 2)
+                if not self._broker_unread:
+                    due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
         return due
 
     def beat(self) -> None:
@@ -63,9 +65,9 @@ class Pulse:
         journal = self._journal
         if journal.client_heartbeat_s and journal.now >= self._client_said_at + self._client_interval_s():
             journal.client_out.append(HEARTBEAT_FRAME)
-        uplink = journal.uplink
-        if uplink is not None and uplink.heartbeat_s and journal.now >= uplink.said_at + uplink.heartbeat_s / 2:
-            journal.broker_out.append(HEARTBEAT_FRAME)
+        for uplink in journal.uplinks:
+            if uplink.heartbeat_s and journal.now >= uplink.said_at + uplink.heartbeat_s / 2:
+                uplink.out.append(HEARTBEAT_FRAME)
 
     def client_silent(self) -> bool:
         """The client has missed its heartbeats."""
@@ -74,10 +76,9 @@ class Pulse:
             return False
         return self._journal.now >= self.client_heard_at + MISSED_HEARTBEATS * beat
 
-    def broker_silent(self) -> bool:
-        """The broker has missed its heartbeats: its socket may be open, it hangs all the same."""
-        uplink = self._journal.uplink
-        if uplink is None or not uplink.heartbeat_s or self._broker_unread:
+    def broker_silent(self, uplink: Uplink) -> bool:
+        """A broker has missed its heartbeats: its socket may be open, it hangs all the same."""
+        if not uplink.heartbeat_s or self._broker_unread:
             return False
         return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s
 

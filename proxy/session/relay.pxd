@@ -11,6 +11,7 @@ cdef int ACKED, MIXED, PLAIN, TX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef unsigned long BASIC_ACK, BASIC_DELIVER, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
 cdef Py_ssize_t BROKER_FRAME_MAX_BYTES, _ACK_BYTES
+cdef list _NOWHERE
 
 
 cpdef Py_ssize_t scan_client(object owner, bytes buf, Py_ssize_t pos, Py_ssize_t size_max) except -1
@@ -45,6 +46,7 @@ cdef class _BrokerWalk:
     cdef Counters counters
     cdef list channels
     cdef list out
+    cdef object speaker
     cdef bytes buf
     cdef Py_ssize_t mark
     cdef Channel inline

@@ -18,11 +18,15 @@ from proxy.amqp.wire import U64
 from proxy.errors import BrokerError, ClientError
 from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
+from proxy.session.uplink import Uplink
 
 # RabbitMQ sends a header frame larger than frame_max when headers are large; this bounds what is believed at all.
 BROKER_FRAME_MAX_BYTES = 128 * 1024 * 1024
 
 _ACK_BYTES = 13  # class, method, tag, one octet of bits
+
+# The output before the first frame of a channel, which nothing is ever added to.
+_NOWHERE: list[Buffer] = []
 
 
 class ClientOwner(Protocol):
@@ -31,7 +35,6 @@ class ClientOwner(Protocol):
     channels: list[Channel | None]
     counters: Counters
     covers_publishes: bool
-    broker_out: list[Buffer]
 
     def client_frame(self, kind: int, number: int, frame: bytes) -> None:
         """Think about a frame that may not simply pass."""
@@ -53,6 +56,7 @@ class BrokerOwner(Protocol):
     counters: Counters
     client_out: list[Buffer]
     hold_bytes_max: int
+    speaker: Uplink
 
     def broker_frame(self, kind: int, number: int, frame: bytes) -> bool:
         """Think about a frame that may not simply pass; False if the rest of what this broker says is void."""
@@ -80,7 +84,10 @@ def scan_broker(owner: BrokerOwner, buf: bytes, pos: int) -> int:
 
 
 class _ClientWalk:
-    """One walk over a region. `mark` is where the bytes begin that are not in the output yet."""
+    """One walk over a region. `mark` is where the bytes begin that are not in the output yet.
+
+    `out` is the output of the broker connection of the channel that spoke last: on the move a session has two.
+    """
 
     __slots__ = ("buf", "channels", "counters", "mark", "out", "owner", "recording", "run_at", "run_count")
 
@@ -88,7 +95,7 @@ class _ClientWalk:
         self.owner = owner
         self.counters = owner.counters
         self.channels = owner.channels
-        self.out = owner.broker_out
+        self.out = _NOWHERE
         self.buf = buf
         self.mark = pos
         # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there.
@@ -112,6 +119,10 @@ class _ClientWalk:
             if buf[stop - 1] != FRAME_END:
                 raise ClientError("frame does not end with 206", reply_code=501)
             channel = channels[number] if number < len(channels) else None
+            if channel is not None and channel.out is not self.out:
+                _emit(self.out, buf, self.mark, pos)
+                self.mark = pos
+                self.out = channel.out
             if channel is None or not channel.flowing or not self.passes(channel, kind, pos, size):
                 self.end_run(pos)
                 _emit(self.out, buf, self.mark, pos)
@@ -201,13 +212,14 @@ class _BrokerWalk:
     between, its bytes need no holding until the region ends.
     """
 
-    __slots__ = ("buf", "channels", "counters", "inline", "inline_at", "mark", "out", "owner")
+    __slots__ = ("buf", "channels", "counters", "inline", "inline_at", "mark", "out", "owner", "speaker")
 
     def __init__(self, owner: BrokerOwner, buf: bytes, pos: int) -> None:
         self.owner = owner
         self.counters = owner.counters
         self.channels = owner.channels
         self.out = owner.client_out
+        self.speaker = owner.speaker
         self.buf = buf
         self.mark = pos
         self.inline: Channel | None = None
@@ -229,6 +241,8 @@ class _BrokerWalk:
             if buf[stop - 1] != FRAME_END:
                 raise BrokerError("broker sent a frame that does not end with 206")
             channel = channels[number] if number < len(channels) else None
+            if channel is not None and channel.uplink is not self.speaker:
+                channel = None
             if self.inline is not None and channel is not self.inline:
                 self.hold_inline(pos)
             if channel is None or channel.muted or not self.passes(channel, kind, pos, size):

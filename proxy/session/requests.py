@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer, method_frame
+from proxy.amqp.frames import BODY, HEADER, METHOD, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
 from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending, Setup
@@ -26,7 +26,6 @@ class Requests:
         self.journal = journal
         self.channels = journal.channels
         self.counters = journal.counters
-        self.broker_out: list[Buffer] = journal.broker_out
         self.covers_publishes = journal.policy.publish_guarantee == "at_least_once"
         self._greeting = Greeting(journal)
 
@@ -63,7 +62,7 @@ class Requests:
     def cover_publishes(self, channel: Channel) -> None:
         """Turn confirms on behind the back of a publisher that uses none."""
         channel.ledgered = True
-        self.journal.tell_broker(channel.number, m.ConfirmSelect(nowait=True))
+        channel.tell_broker(m.ConfirmSelect(nowait=True))
 
     def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
         """Ack, reject or nack after a failover: tags up to the offset name deliveries of a broker that is gone.
@@ -88,7 +87,7 @@ class Requests:
         else:
             window.settle(tag)
         head = b"\x01" + channel.number.to_bytes(2, "big") + b"\0\0\0\x0d" + U32.pack(ident)
-        self.broker_out.append(head + U64.pack(max(tag - offset, 0)) + bytes((bits, 206)))
+        channel.out.append(head + U64.pack(max(tag - offset, 0)) + bytes((bits, 206)))
 
     def drain(self, channel: Channel) -> None:
         """Let what the client sent meanwhile take the way it would have taken."""
@@ -110,7 +109,8 @@ class Requests:
         self.channels.extend([None] * (number + 1 - len(self.channels)))
         channel = Channel(number, journal.load)
         self.channels[number] = channel
-        channel.flowing = journal.uplink is not None and journal.uplink.is_attached
+        channel.attach(journal.uplink)
+        channel.flowing = journal.attached
         return channel
 
     def _after_close(self, channel: Channel, ident: int) -> None:
@@ -140,7 +140,7 @@ class Requests:
         """
         if ident not in m.REPLIES:
             raise ClientError(f"unimplemented method {ident >> 16}.{ident & 0xFFFF}", reply_code=503)
-        self.broker_out.append(frame)
+        channel.out.append(frame)
         channel.pending.append(Pending(ident, frame, answered=answered))
 
     def _ask(
@@ -154,7 +154,7 @@ class Requests:
         """Pass a request on in our own words; `silent` for a client that wants no answer."""
         frame = method_frame(channel.number, request)
         pending = Pending(m.method_id(type(request)), frame, silent=silent, answered=answered)
-        self.broker_out.append(frame)
+        channel.out.append(frame)
         channel.pending.append(pending)
         return pending
 
@@ -303,7 +303,7 @@ class Requests:
 
     def _recover_async(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         channel.window.settle_upto(channel.window.top)
-        self.broker_out.append(frame)
+        channel.out.append(frame)
 
     def _confirm_select(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """From here on the client counts its own publishes from 1, whatever was covered before."""

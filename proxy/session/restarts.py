@@ -18,9 +18,14 @@ class Restarts:
         self._requests = requests
         self._channels: list[Channel] = []
 
-    def begin(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool) -> None:
-        """Plan it. A content under way is finished first, in both directions: a close inside a publish would kill the
-        connection (505), and of a delivery that streams the client has one half already."""
+    def begin(
+        self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool, polite: bool = False
+    ) -> None:
+        """Plan it; `polite`: nothing is wrong, so there is nothing to wait for or to tell.
+
+        A content under way is finished first, in both directions: a close inside a publish would kill the connection
+        (505), and of a delivery that streams the client has one half already.
+        """
         journal = self._journal
         policy = journal.policy
         channel.restart_topology = redeclare
@@ -31,12 +36,15 @@ class Restarts:
             return
         self._restoration.detach(channel)
         if open_upstream:
-            journal.tell_broker(channel.number, m.ChannelClose(200, b"set up again"))
+            channel.tell_broker(m.ChannelClose(200, b"set up again"))
         if channel.awaits_close_ok:
             return
         channel.muted = open_upstream
         if channel.restart_deadline is None:
             channel.restart_deadline = journal.now + policy.failover_timeout_s
+        if polite:
+            channel.restart_at = journal.now
+            return
         channel.restart_at = journal.now + min(policy.retry_max_s, policy.retry_base_s * 2 ** min(channel.restarts, 16))
         if open_upstream:
             channel.restarts += 1
@@ -54,9 +62,10 @@ class Restarts:
             channel.flowing = False
         return channel.streaming
 
-    def clear(self) -> None:
-        """The connection is gone: all channels start anew anyway."""
-        self._channels.clear()
+    def forget(self, channel: Channel) -> None:
+        """Its connection is gone: it starts anew anyway."""
+        if channel in self._channels:
+            self._channels.remove(channel)
 
     def due(self) -> list[float | None]:
         """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
@@ -91,9 +100,9 @@ class Restarts:
             self._channels.remove(channel)
             restoration.give_up(channel, m.ChannelClose(*channel.last_error))
             return
-        if channel.restart_topology and restoration.topology_done:
+        if channel.restart_topology and restoration.topology_done and journal.uplink is not None:
             channel.restart_topology = False
-            restoration.begin()
+            restoration.begin(journal.uplink)
         if restoration.topology_done and journal.attached:
             self._channels.remove(channel)
             restoration.restore(channel)

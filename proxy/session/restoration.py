@@ -10,6 +10,7 @@ from proxy.errors import BrokerError
 from proxy.session.channel import CONFIRM, TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
 from proxy.session.topology import Declaration
+from proxy.session.uplink import Uplink
 
 CHANNEL_OPEN = m.method_id(m.ChannelOpen)
 CHANNEL_CLOSE = m.method_id(m.ChannelClose)
@@ -38,9 +39,11 @@ class Restoration:
         # When to try again what another connection still holds.
         self.retry_at: float | None = None
         self.topology_done = True
+        self.uplink: Uplink | None = None
 
-    def begin(self) -> None:
-        """Declare the topology on the new connection."""
+    def begin(self, uplink: Uplink) -> None:
+        """Declare the topology on a broker connection."""
+        self.uplink = uplink
         self._declarations = self.journal.topology.replay()
         self._next = 0
         self._attempts = 0
@@ -51,8 +54,11 @@ class Restoration:
         if self._declarations and not self._closing:
             self._declare()
 
-    def abandon(self) -> None:
-        """The connection is gone."""
+    def abandon(self, uplink: Uplink) -> None:
+        """A broker connection is gone."""
+        if uplink is not self.uplink:
+            return
+        self.uplink = None
         self.topology_done = True
         self.retry_at = None
         self._closing = False
@@ -64,13 +70,12 @@ class Restoration:
 
     def scratch_answered(self, ident: int, payload: bytes) -> None:
         """A frame on the scratch channel."""
-        journal = self.journal
         if ident == CHANNEL_CLOSE_OK:
             self._closing = False
             if not self.topology_done and self.retry_at is None:
                 self._declare()
         elif ident == CHANNEL_CLOSE:
-            journal.tell_broker(journal.scratch, m.ChannelCloseOk())
+            self._tell(m.ChannelCloseOk())
             self._refused(m.decode(m.ChannelClose, payload))
         elif ident != m.method_id(m.ChannelOpenOk):
             method, _ = self._declarations[self._next] if self._next < len(self._declarations) else (None, None)
@@ -79,14 +84,17 @@ class Restoration:
             self._next += 1
             if self._next >= len(self._declarations):
                 self._closing = True
-                journal.tell_broker(journal.scratch, m.ChannelClose(200, b"done"))
+                self._tell(m.ChannelClose(200, b"done"))
                 self.topology_done = True
 
     def _declare(self) -> None:
-        journal = self.journal
-        journal.tell_broker(journal.scratch, m.ChannelOpen())
+        self._tell(m.ChannelOpen())
         for method, _ in self._declarations[self._next :]:
-            journal.tell_broker(journal.scratch, method)
+            self._tell(method)
+
+    def _tell(self, method: tuple[object, ...]) -> None:
+        assert self.uplink is not None
+        self.uplink.tell(self.journal.scratch, method)
 
     def _refused(self, close: m.ChannelClose) -> None:
         """One declaration failed: wait for it if somebody still holds it, else tell the channel that declared it.
@@ -183,8 +191,8 @@ class Restoration:
 
         Only then may what the client sent meanwhile follow, which is the caller's to do.
         """
-        journal = self.journal
-        out = journal.broker_out
+        channel.attach(self.journal.uplink)
+        out = channel.out
         channel.restart_at = None
         asked = list(channel.pending)
         channel.pending.clear()
@@ -205,7 +213,7 @@ class Restoration:
             first = [entry for entry in channel.setup if entry.queue == DIRECT_REPLY_TO]
             self._set_up(channel, first)
             if channel.ledgered and channel.mode != TX:
-                journal.tell_broker(channel.number, m.ConfirmSelect(nowait=True))
+                channel.tell_broker(m.ConfirmSelect(nowait=True))
                 self._publish_again(channel)
             self._set_up(channel, [entry for entry in channel.setup if entry.queue != DIRECT_REPLY_TO])
         for request in asked:
@@ -215,13 +223,14 @@ class Restoration:
 
     def _set_up(self, channel: Channel, entries: list[Setup]) -> None:
         for entry in entries:
-            self.journal.broker_out.append(entry.frame)
+            entry.paused = False
+            channel.out.append(entry.frame)
             channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
 
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal
         ledger = channel.ledger
-        journal.broker_out.extend(ledger.replay())
+        channel.out.extend(ledger.replay())
         journal.counters.replayed_publishes += ledger.unsettled
         channel.confirm_passes = channel.mode == CONFIRM and channel.confirm_base == 0 and ledger.untranslated
 

@@ -1,13 +1,12 @@
 """One conversation of a client: events in, bytes and commands out. Total: every event is legal in every state.
 
-The shell calls an event method, then writes what waits in `journal.client_out` and `journal.broker_out`, carries out
-`journal.commands` and asks `deadline` when to call `tick`. `now` is monotonic seconds.
+The shell calls an event method, then writes what waits in `journal.client_out` and in `out` of each of
+`journal.uplinks`, carries out `journal.commands` and asks `deadline` when to call `tick`. `now` is monotonic seconds.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 
 from proxy.amqp import methods as m
@@ -16,11 +15,13 @@ from proxy.errors import BrokerError, ClientError
 from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
 from proxy.session.channel import Channel
-from proxy.session.commands import HangUp, Observation, Observe, ReadClient
+from proxy.session.commands import Observation, ReadClient
 from proxy.session.credentials import Face
 from proxy.session.ending import Ending
 from proxy.session.greeting import spoken
 from proxy.session.journal import Journal, Phase
+from proxy.session.loss import Loss
+from proxy.session.move import Move
 from proxy.session.policy import SessionPolicy
 from proxy.session.pulse import Pulse
 from proxy.session.relay import scan_broker, scan_client
@@ -28,15 +29,7 @@ from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration
 from proxy.session.stopwatch import Stopwatch
-from proxy.session.uplink import Stage
-
-# A node that ends all connections because it goes away itself (texts of RabbitMQ 3.x and 4.x).
-_NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode")
-# One virtual host failed there: its clients have to leave, the node is fine for all others.
-_VHOST_DOWN = re.compile(rb"vhost '.*' is down", re.DOTALL)
-_OBJECT_DELETED = re.compile(rb"(vhost|user) '.*' is deleted", re.DOTALL)
-# An operator's close, and an internal error of the broker, are recovered from at most this often.
-FORCED_CLOSE_PAUSE_S = 60.0
+from proxy.session.uplink import Stage, Uplink
 
 
 class Session:
@@ -62,8 +55,9 @@ class Session:
         self.pulse = Pulse(self.journal)
         self.stopwatch = Stopwatch(self.journal)
         self.ending = Ending(self.journal, self.attachment, self.restoration)
+        self.loss = Loss(self.journal, self.attachment, self.restoration, self.restarts, self.requests, self.ending)
+        self.move = Move(self.journal, self.attachment, self.restoration, self.restarts, self.requests)
         self._inlet = Inlet()
-        self._forced_at: float | None = None
 
     # Events.
 
@@ -89,44 +83,56 @@ class Session:
     def from_broker(self, generation: int, chunk: bytes, now: float) -> None:
         """The broker of a generation sent bytes."""
         journal = self.journal
-        uplink = journal.uplink
-        if uplink is None or uplink.generation != generation:
+        uplink = self._uplink(generation)
+        if uplink is None:
             return
         journal.now = uplink.heard_at = now
         journal.counters.bytes_from_broker += len(chunk)
+        self.answers.speaker = uplink
         try:
             buf, pos = b"", 0
             for buf, pos in uplink.inlet.regions(chunk):
                 pos = scan_broker(self.answers, buf, pos)
-                if journal.uplink is not uplink:
+                if uplink.stage is Stage.OVER:
                     break  # what a broker says after its close is nobody's business
             uplink.inlet.keep(buf, pos)
             self.stopwatch.confirmed()
         except (BrokerError, ClientError) as error:
-            if journal.uplink is uplink:
-                self._lost(error.reason, "lost")
+            if uplink.stage is not Stage.OVER:
+                self.loss.lost(uplink, error.reason, "lost")
         self._progress()
 
     def broker_up(self, generation: int, endpoint: str, now: float) -> None:
         """The connection that `Dial` asked for is there."""
         self.journal.now = now
-        if self._is_current(generation):
+        if self._uplink(generation) is not None:
             self.attachment.connected(endpoint)
         self._progress()
 
     def dial_failed(self, generation: int, reason: str, now: float) -> None:
         """The connection that `Dial` asked for cannot be had."""
         self.journal.now = now
-        if self._is_current(generation):
+        if self._uplink(generation) is not None:
             self.attachment.failed(reason)
         self._progress()
 
     def broker_lost(self, generation: int, reason: str, now: float, outcome: Observation = "lost") -> None:
         """The connection to a broker broke, or its endpoint is known to be down."""
         self.journal.now = now
-        if self._is_current(generation):
-            self._lost(reason, outcome)
+        uplink = self._uplink(generation)
+        if uplink is not None:
+            self.loss.lost(uplink, reason, outcome)
         self._progress()
+
+    def leave(self, reason: str, now: float) -> None:
+        """The present broker is to be left politely, while it is well: it drains, or discovery dropped it."""
+        self.journal.now = now
+        self.move.plan(reason)
+
+    def stay(self, now: float) -> None:
+        """The present broker need not be left any more."""
+        self.journal.now = now
+        self.move.cancel()
 
     def client_gone(self, now: float) -> None:
         """The client's socket is closed."""
@@ -154,11 +160,12 @@ class Session:
         self._watch_pulses()
         attachment = self.attachment
         if attachment.searching and now >= attachment.deadline:
-            self._give_up()
+            self.loss.give_up()
         elif attachment.retry_at is not None and now >= attachment.retry_at:
             attachment.dial()
         if self.restoration.retry_at is not None and now >= self.restoration.retry_at:
             self.restoration.retry()
+        self.move.tick()
         for channel in journal.live_channels() if journal.load.parked_bytes else ():
             if channel.settling_until is not None and now >= channel.settling_until:
                 self.settled(channel)
@@ -173,11 +180,11 @@ class Session:
         attachment = self.attachment
         due = [self.ending.until, attachment.retry_at, self.restoration.retry_at]
         due.extend(self.restarts.due())
+        due.extend(self.move.due())
         due.extend(self.pulse.due())
         if attachment.searching:
             due.append(attachment.deadline)
-        if journal.uplink is not None:
-            due.append(journal.uplink.stage_deadline)
+        due.extend(uplink.stage_deadline for uplink in journal.uplinks)
         if journal.load.parked_bytes:
             due.extend(channel.settling_until for channel in journal.live_channels())
         return min((at for at in due if at is not None), default=None)
@@ -190,6 +197,7 @@ class Session:
             and self.ending.until is None
             and not self.journal.load.parked_bytes
             and not self.restarts.under_way
+            and not self.move.under_way
             and self.restoration.retry_at is None
         )
 
@@ -226,22 +234,17 @@ class Session:
         """The last close-ok is here."""
         self.ending.told()
 
-    def broker_closes(self, close: m.ConnectionClose) -> None:
-        """The broker ends the connection: recover if it is the node's affair, else it is the client's."""
-        journal = self.journal
-        uplink = journal.uplink
-        if uplink is None:
-            return
-        journal.tell_broker(0, m.ConnectionCloseOk())
-        text = close.reply_text.decode("utf-8", "replace")
-        if uplink.stage in (Stage.GREETED, Stage.TUNED, Stage.OPENING):
-            self.attachment.refused(close)
-        elif journal.phase not in (Phase.RUNNING, Phase.FLUSHING):
-            self.ending.end()
-        elif self._recovers(close):
-            self._lost(text, "forced_close" if _NODE_LEAVES.search(close.reply_text) else None)
-        else:
-            self.end_client(close.reply_code, text, close.class_id, close.method_id)
+    def broker_is_told(self, uplink: Uplink) -> None:
+        """A broker answered our close."""
+        self.loss.lost(uplink, "closed", None)
+
+    def broker_closes(self, uplink: Uplink, close: m.ConnectionClose) -> None:
+        """A broker ends the connection."""
+        self.loss.closed(uplink, close)
+
+    def move_failed(self) -> None:
+        """The broker to move to could not be had."""
+        self.move.failed()
 
     def restart(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool = False) -> None:
         """Set one channel up again on the same connection."""
@@ -280,81 +283,19 @@ class Session:
         self.ending.end()
         return len(buf)
 
-    def _is_current(self, generation: int) -> bool:
-        return self.journal.uplink is not None and self.journal.uplink.generation == generation
-
-    def _recovers(self, close: m.ConnectionClose) -> bool:
-        journal = self.journal
-        if close.reply_code == 320 and (_NODE_LEAVES.search(close.reply_text) or _VHOST_DOWN.search(close.reply_text)):
-            return True
-        operators = (
-            close.reply_code == 320
-            and journal.policy.forced_close == "recover"
-            and not _OBJECT_DELETED.search(close.reply_text)
-        )
-        if not operators and close.reply_code != 541:
-            return False
-        if self._forced_at is not None and journal.now < self._forced_at + FORCED_CLOSE_PAUSE_S:
-            return False
-        self._forced_at = journal.now
-        return True
-
-    def _lost(self, reason: str, outcome: Observation | None) -> None:
-        """The broker is gone, however it went: shutdown, crash and reset take the same path."""
-        journal = self.journal
-        uplink = journal.uplink
-        assert uplink is not None
-        attachment = self.attachment
-        if attachment.searching and not uplink.is_attached:
-            attachment.failed(reason, "failover_failed" if outcome == "lost" else outcome)
-            return
-        if outcome is not None:
-            journal.commands.append(Observe(uplink.generation, outcome))
-        journal.commands.append(HangUp(uplink.generation, abort=outcome == "heartbeat_missed"))
-        if journal.phase is Phase.CLOSING:
-            self.ending.end()
-            return
-        if journal.blocked:
-            journal.blocked = False
-            if journal.credentials is not None and journal.credentials.can(b"connection.blocked"):
-                journal.tell_client(0, m.ConnectionUnblocked())
-        streaming = any(channel.streaming for channel in journal.live_channels())
-        for channel in journal.live_channels():
-            self.restoration.detach(channel)
-        self.restoration.abandon()
-        self.restarts.clear()
-        self.stopwatch.stop()
-        journal.report("failover_started", endpoint=uplink.endpoint, reason=reason)
-        if streaming:
-            journal.uplink = None
-            self.ending.because("lost_inside_body")
-            self.end_client(320, "CONNECTION_FORCED - broker connection lost inside message body")
-            return
-        attachment.failovers += 1
-        attachment.search(reason, outcome or "operator_close")
-        if journal.phase is Phase.FLUSHING:
-            self.ending.flush()
-
-    def _give_up(self) -> None:
-        journal = self.journal
-        waited_s = journal.policy.failover_timeout_s
-        last_error = self.attachment.last_error
-        self.attachment.stop()
-        journal.report("failover_given_up", reason=last_error, waited_s=waited_s)
-        self.ending.because("no_broker")
-        self.end_client(320, f"CONNECTION_FORCED - no broker reachable for {waited_s:g}s (last: {last_error})")
+    def _uplink(self, generation: int) -> Uplink | None:
+        """The broker connection of a generation, if it is not over."""
+        return next((each for each in self.journal.uplinks if each.generation == generation), None)
 
     def _progress(self) -> None:
         """What has become possible since the last event."""
         journal = self.journal
-        uplink = journal.uplink
-        if uplink is not None and uplink.stage is Stage.RESTORING and self.restoration.topology_done:
+        candidate = journal.candidate
+        if candidate is not None and candidate.stage is Stage.RESTORING and self.restoration.topology_done:
             self.attachment.attached()
-            for channel in journal.live_channels():
-                self.restoration.restore(channel)
-                self.requests.drain(channel)
-            self.attachment.report_done()
+            self.loss.attach_orphans()
         self.restarts.progress()
+        self.move.progress()
         self.ending.progress()
         wanted = journal.wants_input(self.pulse.reading)
         if wanted is not self.pulse.reading:
@@ -367,13 +308,14 @@ class Session:
         if self.ending.client_here and self.pulse.client_silent():
             # As RabbitMQ does: a silent client is not told, its socket is closed.
             self.ending.client_gone("client_silent")
-        uplink = journal.uplink
-        if uplink is None:
-            return
-        if uplink.stage_deadline is not None and journal.now >= uplink.stage_deadline:
-            self.attachment.failed("no answer to the handshake", "handshake_failed")
-        elif self.pulse.broker_silent():
-            self._lost("missed heartbeats", "heartbeat_missed")
+        for uplink in journal.uplinks:
+            if uplink.stage_deadline is not None and journal.now >= uplink.stage_deadline:
+                if uplink.stage is Stage.CLOSING:
+                    journal.hang_up(uplink, abort=True)
+                else:
+                    self.attachment.failed("no answer to the handshake", "handshake_failed")
+            elif self.pulse.broker_silent(uplink):
+                self.loss.lost(uplink, "missed heartbeats", "heartbeat_missed")
 
 
 # Reply codes as RabbitMQ names them at the start of a reply text.

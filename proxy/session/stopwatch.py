@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.session.channel import Channel
 from proxy.session.commands import Observe
 from proxy.session.journal import Journal
+from proxy.session.uplink import Uplink
 
 # Balancing by response time needs a trend, not every message.
 SAMPLE_INTERVAL_S = 1.0
@@ -16,6 +17,7 @@ class Stopwatch:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._channel: Channel | None = None
+        self._uplink: Uplink | None = None
         self._number = 0
         self._started_at = 0.0
         self._next_at = journal.now
@@ -28,6 +30,7 @@ class Stopwatch:
         for channel in journal.live_channels():
             if channel.ledger.unsettled and not channel.ledger.unfinished:
                 self._channel = channel
+                self._uplink = channel.uplink
                 self._number = channel.ledger.window.top
                 self._started_at = journal.now
                 self._next_at = journal.now + SAMPLE_INTERVAL_S
@@ -40,10 +43,7 @@ class Stopwatch:
         if channel is None or channel.ledger.window.is_open(self._number):
             return
         self._channel = None
-        if journal.uplink is not None:
+        # The time until another broker confirms says nothing of either.
+        if self._uplink is not None and self._uplink is channel.uplink:
             took_s = journal.now - self._started_at
-            journal.commands.append(Observe(journal.uplink.generation, "confirmed", took_s))
-
-    def stop(self) -> None:
-        """The broker is gone: the time until another one confirms says nothing of either."""
-        self._channel = None
+            journal.commands.append(Observe(self._uplink.generation, "confirmed", took_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import Inlet
+from proxy.amqp.frames import Buffer, Inlet, method_frame
 
 
 class Stage(Enum):
@@ -16,18 +16,25 @@ class Stage(Enum):
     TUNED = "tuned"  # the credentials are good
     OPENING = "opening"  # tune-ok and open are written
     RESTORING = "restoring"  # topology is declared again
-    ATTACHED = "attached"
+    ATTACHED = "attached"  # channels may use it
+    CLOSING = "closing"  # we have said connection.close
+    OVER = "over"  # nothing it says counts any more
 
 
 class Uplink:
-    """A broker connection of a session. `generation` counts them from 1."""
+    """A broker connection of a session. `generation` counts them from 1. `out` is what waits to be written to it.
+
+    `blocked`: the broker has an alarm and does not read what is published on it.
+    """
 
     __slots__ = (
+        "blocked",
         "endpoint",
         "generation",
         "heard_at",
         "heartbeat_s",
         "inlet",
+        "out",
         "said_at",
         "stage",
         "stage_deadline",
@@ -40,15 +47,16 @@ class Uplink:
         self.stage = Stage.DIALLING
         self.stage_deadline: float | None = None
         self.inlet = Inlet()
+        self.out: list[Buffer] = []
+        self.blocked = False
         self.tune = m.ConnectionTune(0, 0, 0)
         self.heartbeat_s = 0.0
         self.heard_at = 0.0
         self.said_at = 0.0
 
-    @property
-    def is_attached(self) -> bool:
-        """Channels may use it."""
-        return self.stage is Stage.ATTACHED
+    def tell(self, number: int, method: tuple[object, ...]) -> None:
+        """Queue a method for the broker."""
+        self.out.append(method_frame(number, method))
 
 
 def least_limit(*limits: int) -> int:

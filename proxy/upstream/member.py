@@ -48,8 +48,8 @@ class Probe:
 class Member:
     """What the pool keeps of one endpoint; only the pool changes it.
 
-    `withdrawn_at_s` is when it last began to drain. `probing` is the probe under way. `told_down` and `reported` are
-    what the outside was told last.
+    `withdrawn_at_s` is when it last began to drain. `probing` is the probe under way. `told_down`, `told_withdrawn` and
+    `reported` are what the outside was told last.
     """
 
     endpoint: Endpoint
@@ -60,6 +60,7 @@ class Member:
     probes_ok: int = 0
     probes_failed: int = 0
     told_down: bool = False
+    told_withdrawn: bool = False
     reported: EndpointState = "up"
     times: dict[Outcome, PeakEwma] = field(default_factory=dict)
 

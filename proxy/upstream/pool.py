@@ -19,6 +19,7 @@ from proxy.upstream.health import Health, HealthPolicy, Outcome
 from proxy.upstream.member import EndpointView, Member, Probe
 
 DownCallback = Callable[[str, str], None]
+WithdrawnCallback = Callable[[str, bool], None]
 
 # How long after an endpoint's return the cluster may still be finding itself (leader elections, recovering replicas).
 RECENT_S = 30.0
@@ -67,7 +68,9 @@ class Pool:
         self._attaching: Counter[str] = Counter()
         self._on_down: list[DownCallback] = []
         self._on_due: list[Callable[[], None]] = []
+        self._on_withdrawn: list[WithdrawnCallback] = []
         self._downs: list[tuple[str, str]] = []
+        self._turns: list[tuple[str, bool]] = []
         self._due_told_s: float | None = None
         self._started = False
         self._panicking = False
@@ -137,6 +140,11 @@ class Pool:
         member.health.picked(now)
         return member.endpoint
 
+    def withdrawn(self, name: str) -> bool:
+        """Whether sessions are to leave an endpoint: discovery drains it or names it no more."""
+        member = self._members.get(name)
+        return member is not None and member.withdrawn
+
     def takes(self, name: str, now: float, avoid: frozenset[str] = frozenset()) -> bool:
         """Whether `pick` could still choose an endpoint: for who had to wait after it was picked."""
         self._settle(now)
@@ -188,6 +196,10 @@ class Pool:
         endpoint may be fine. Draining calls nobody either.
         """
         self._on_down.append(callback)
+
+    def on_withdrawn(self, callback: WithdrawnCallback) -> None:
+        """Have `callback(name, withdrawn)` called when sessions are to leave an endpoint, or may stay after all."""
+        self._on_withdrawn.append(callback)
 
     # What others look at.
 
@@ -325,6 +337,9 @@ class Pool:
         if member.state != member.reported:
             self._say("endpoint_state", member.endpoint, state=member.state, was=member.reported, reason=member.cause)
             member.reported = member.state
+        if member.withdrawn != member.told_withdrawn:
+            member.told_withdrawn = member.withdrawn
+            self._turns.append((member.endpoint.name, member.withdrawn))
         if member.health.dead and not member.told_down:
             self._downs.append((member.endpoint.name, member.cause))
         member.told_down = member.health.dead
@@ -353,6 +368,10 @@ class Pool:
         for name, cause in downs:
             for callback in self._on_down:
                 callback(name, cause)
+        turns, self._turns = self._turns, []
+        for name, withdrawn in turns:
+            for turn_callback in self._on_withdrawn:
+                turn_callback(name, withdrawn)
         due_s = self.next_probe_at(now)
         if due_s != self._due_told_s:
             self._due_told_s = due_s

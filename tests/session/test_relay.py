@@ -71,7 +71,7 @@ def confirmed_channels():
 
 def said(story, side):
     journal = story.session.journal
-    out = journal.client_out if side == "client" else journal.broker_out
+    out = journal.client_out if side == "client" else journal.uplink.out
     stream = b"".join(out)
     out.clear()
     return stream

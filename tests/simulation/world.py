@@ -143,19 +143,19 @@ class World:
         if journal.client_out:
             self.to_client.send(b"".join(journal.client_out))
             journal.client_out.clear()
-            self.session.pulse.wrote(True, False, now)
-        if journal.broker_out:
-            data = b"".join(journal.broker_out)
-            journal.broker_out.clear()
-            link = self.links.get(self.session.attachment.generation)
-            if link is not None:
-                link[1].send(data)
-            self.session.pulse.wrote(False, True, now)
+            self.session.pulse.wrote(None, now)
+        for uplink in journal.uplinks:
+            if uplink.out:
+                self.links[uplink.generation][1].send(b"".join(uplink.out))
+                uplink.out.clear()
+                self.session.pulse.wrote(uplink, now)
         while journal.commands:
             match journal.commands.pop(0):
                 case Dial(generation, avoid):
                     self._dial(generation, avoid)
-                case HangUp(generation, abort):
+                case HangUp(generation, abort, last):
+                    if last:
+                        self.links[generation][1].send(b"".join(last))
                     self._hang_up(generation, abort)
                 case ReadClient(wanted):
                     self.to_engine.pause(not wanted)

@@ -49,6 +49,14 @@ class FromBroker(FromClient):
     """The attached broker sends these bytes."""
 
 
+class FromOld(FromClient):
+    """The broker that the session is leaving sends these bytes."""
+
+
+class ToOld(FromClient):
+    """The broker that the session is leaving gets exactly these frames next."""
+
+
 class ToClient(FromClient):
     """The client gets exactly these frames next."""
 
@@ -74,6 +82,21 @@ class DialFailed:
 @dataclass
 class BrokerLost:
     """The broker's connection breaks."""
+
+    reason: str = "reset by peer"
+
+
+class Leave:
+    """The present broker is to be left; it is the old one from here on."""
+
+
+class Stay:
+    """It need not be left after all."""
+
+
+@dataclass
+class OldLost:
+    """The connection to the old broker breaks."""
 
     reason: str = "reset by peer"
 
@@ -139,6 +162,8 @@ class Story:
         )
         self.to_client: list[bytes] = []
         self.to_broker: list[bytes] = []
+        self.to_old: list[bytes] = []
+        self.old = 0
         self.commands: list[object] = []
         self.reports: list[Report] = []
         self.observed: list[Observe] = []
@@ -157,6 +182,8 @@ class Story:
                 self._expect("to the client", self.to_client, expected)
             case ToBroker():
                 self._expect("to the broker", self.to_broker, expected)
+            case ToOld():
+                self._expect("to the old broker", self.to_old, expected)
             case Reported():
                 found = [r.facts for r in self.reports if r.event == expected.event]
                 assert any(expected.facts.items() <= facts.items() for facts in found), (expected, self.reports)
@@ -169,7 +196,8 @@ class Story:
 
     def done(self) -> Session:
         """Nothing was said that the story does not mention."""
-        for name, frames in (("client", self.to_client), ("broker", self.to_broker)):
+        said = (("client", self.to_client), ("broker", self.to_broker), ("old broker", self.to_old))
+        for name, frames in said:
             rest = [shown(frame) for frame in frames if frame != HEARTBEAT]
             assert rest == [], f"unmentioned, to the {name}"
             frames.clear()
@@ -180,6 +208,7 @@ class Story:
         """Whatever was said is another story's business."""
         self.to_client.clear()
         self.to_broker.clear()
+        self.to_old.clear()
         self.commands.clear()
         return self
 
@@ -194,6 +223,15 @@ class Story:
     def _happen(self, event: object) -> None:
         session = self.session
         match event:
+            case FromOld():
+                session.from_broker(self.old, bytes(event), self.now)
+            case OldLost(reason):
+                session.broker_lost(self.old, reason, self.now)
+            case Leave():
+                self.old = session.attachment.generation
+                session.leave("it drains", self.now)
+            case Stay():
+                session.stay(self.now)
             case FromBroker():
                 session.from_broker(session.attachment.generation, bytes(event), self.now)
             case FromClient():
@@ -240,23 +278,32 @@ class Story:
             self._take()
         self.now = until
 
+    def _say_to(self, generation: int, pieces: list[bytes]) -> None:
+        side = self.to_old if generation == self.old else self.to_broker
+        side += frames_of(b"".join(pieces))
+
     def _take(self) -> None:
         journal = self.session.journal
-        to_client, to_broker = b"".join(journal.client_out), b"".join(journal.broker_out)
         commands = journal.commands[:]
-        journal.client_out.clear()
-        journal.broker_out.clear()
         journal.commands.clear()
-        self.session.pulse.wrote(bool(to_client), bool(to_broker), self.now)
-        self.to_client += frames_of(to_client)
-        self.to_broker += frames_of(to_broker)
+        if journal.client_out:
+            self.session.pulse.wrote(None, self.now)
+        self.to_client += frames_of(b"".join(journal.client_out))
+        journal.client_out.clear()
+        for uplink in journal.uplinks:
+            self._say_to(uplink.generation, uplink.out)
+            if uplink.out:
+                self.session.pulse.wrote(uplink, self.now)
+            uplink.out.clear()
         for command in commands:
             match command:
                 case Report():
                     self.reports.append(command)
                 case Observe():
                     self.observed.append(command)
-                case Attached() | HangUp():
+                case HangUp():
+                    self._say_to(command.generation, command.last)
+                case Attached():
                     pass
                 case ReadClient(wanted):
                     self.reading = wanted

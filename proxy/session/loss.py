@@ -1,0 +1,140 @@
+"""What the end of a broker connection means: the client's affair, the node's, or one of its channels'."""
+
+from __future__ import annotations
+
+import re
+
+from proxy.amqp import methods as m
+from proxy.session.attachment import Attachment
+from proxy.session.commands import Observation, Observe
+from proxy.session.ending import Ending
+from proxy.session.journal import Journal, Phase
+from proxy.session.requests import Requests
+from proxy.session.restarts import Restarts
+from proxy.session.restoration import Restoration
+from proxy.session.uplink import Stage, Uplink
+
+# A node that ends all connections because it goes away itself (texts of RabbitMQ 3.x and 4.x).
+_NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode")
+# One virtual host failed there: its clients have to leave, the node is fine for all others.
+_VHOST_DOWN = re.compile(rb"vhost '.*' is down", re.DOTALL)
+_OBJECT_DELETED = re.compile(rb"(vhost|user) '.*' is deleted", re.DOTALL)
+# An operator's close, and an internal error of the broker, are recovered from at most this often.
+FORCED_CLOSE_PAUSE_S = 60.0
+
+
+class Loss:
+    """Broker connections that end, however they do: shutdown, crash and reset take the same path."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        attachment: Attachment,
+        restoration: Restoration,
+        restarts: Restarts,
+        requests: Requests,
+        ending: Ending,
+    ) -> None:
+        self._journal = journal
+        self._attachment = attachment
+        self._restoration = restoration
+        self._restarts = restarts
+        self._requests = requests
+        self._ending = ending
+        self._forced_at: float | None = None
+
+    def closed(self, uplink: Uplink, close: m.ConnectionClose) -> None:
+        """A broker said `connection.close`: recover if it is the node's affair, else it is the client's."""
+        journal = self._journal
+        uplink.tell(0, m.ConnectionCloseOk())
+        in_handshake = uplink.stage in (Stage.GREETED, Stage.TUNED, Stage.OPENING)
+        if uplink is journal.candidate and (in_handshake or not self._attachment.searching):
+            self._attachment.refused(close)
+        elif uplink is journal.leaving or self._recovers(close):
+            text = close.reply_text.decode("utf-8", "replace")
+            self.lost(uplink, text, "forced_close" if _NODE_LEAVES.search(close.reply_text) else None)
+        else:
+            uplink.stage = Stage.CLOSING
+            text = close.reply_text.decode("utf-8", "replace")
+            journal.lifecycle.end_client(close.reply_code, text, close.class_id, close.method_id)
+
+    def _recovers(self, close: m.ConnectionClose) -> bool:
+        journal = self._journal
+        if journal.phase not in (Phase.RUNNING, Phase.FLUSHING):
+            return True
+        if close.reply_code == 320 and (_NODE_LEAVES.search(close.reply_text) or _VHOST_DOWN.search(close.reply_text)):
+            return True
+        operators = (
+            close.reply_code == 320
+            and journal.policy.forced_close == "recover"
+            and not _OBJECT_DELETED.search(close.reply_text)
+        )
+        if not operators and close.reply_code != 541:
+            return False
+        if self._forced_at is not None and journal.now < self._forced_at + FORCED_CLOSE_PAUSE_S:
+            return False
+        self._forced_at = journal.now
+        return True
+
+    def lost(self, uplink: Uplink, reason: str, outcome: Observation | None) -> None:
+        """A broker connection is over; its channels need another one."""
+        journal = self._journal
+        if uplink is journal.candidate:
+            self._attachment.failed(reason, "failover_failed" if outcome == "lost" else outcome)
+            return
+        expected = uplink.stage is Stage.CLOSING
+        if outcome is not None and not expected:
+            journal.commands.append(Observe(uplink.generation, outcome))
+        journal.hang_up(uplink, abort=outcome == "heartbeat_missed")
+        self._restoration.abandon(uplink)
+        if journal.phase is Phase.CLOSING:
+            if not journal.uplinks:
+                self._ending.end()
+        elif not expected:
+            self._orphan(uplink, reason, outcome or "operator_close")
+
+    def _orphan(self, uplink: Uplink, reason: str, cause: str) -> None:
+        """Take the channels off a broker that is gone, and find them another one."""
+        journal = self._journal
+        attachment = self._attachment
+        told = uplink.blocked and journal.credentials is not None and journal.credentials.can(b"connection.blocked")
+        if told and not any(each.blocked for each in journal.uplinks):
+            journal.tell_client(0, m.ConnectionUnblocked())
+        orphans = [channel for channel in journal.live_channels() if channel.uplink is uplink]
+        streaming = any(channel.streaming for channel in orphans)
+        for channel in orphans:
+            self._restoration.detach(channel)
+            channel.attach(None)
+            self._restarts.forget(channel)
+        journal.report("failover_started", endpoint=uplink.endpoint, reason=reason)
+        if streaming:
+            self._ending.because("lost_inside_body")
+            journal.lifecycle.end_client(320, "CONNECTION_FORCED - broker connection lost inside message body")
+            return
+        if journal.uplink is None:
+            attachment.search(reason, cause, uplink.endpoint)
+            if journal.phase is Phase.FLUSHING:
+                self._ending.flush()
+        else:
+            attachment.fell_back(reason, cause)
+            self.attach_orphans()
+
+    def attach_orphans(self) -> None:
+        """Every channel without a broker connection goes to the present one."""
+        journal = self._journal
+        for channel in journal.live_channels():
+            if channel.uplink is None:
+                self._restoration.restore(channel)
+                self._requests.drain(channel)
+        self._attachment.report_done()
+
+    def give_up(self) -> None:
+        """No broker was found in time: the client is told the truth."""
+        journal = self._journal
+        waited_s = journal.policy.failover_timeout_s
+        last_error = self._attachment.last_error
+        self._attachment.stop()
+        journal.report("failover_given_up", reason=last_error, waited_s=waited_s)
+        self._ending.because("no_broker")
+        text = f"CONNECTION_FORCED - no broker reachable for {waited_s:g}s (last: {last_error})"
+        journal.lifecycle.end_client(320, text)

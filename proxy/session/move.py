@@ -1,0 +1,202 @@
+"""A polite change of brokers while the present one is well: nothing is lost, and nothing comes twice.
+
+The session attaches to a second broker. Then each channel by itself: its consumers are cancelled, the client settles
+what it has, the last confirms come in, the channel is closed there and opened here. Source: consumers must be gone
+and every delivery settled before the channel closes, or the broker gives those messages out again.
+"""
+
+from __future__ import annotations
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import method_frame
+from proxy.session.attachment import Attachment
+from proxy.session.channel import NO_CONTENT, TX, Channel, Pending
+from proxy.session.ending import CLOSE_WAIT_S
+from proxy.session.journal import Journal, Phase
+from proxy.session.requests import Requests
+from proxy.session.restarts import Restarts
+from proxy.session.restoration import DIRECT_REPLY_TO, Restoration
+from proxy.session.uplink import Stage
+
+# When a session that could not leave tries again.
+RETRY_S = 30.0
+
+
+class Move:
+    """One session's way off a broker that is to be left. It stays where leaving would show to the client."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        attachment: Attachment,
+        restoration: Restoration,
+        restarts: Restarts,
+        requests: Requests,
+    ) -> None:
+        self._journal = journal
+        self._attachment = attachment
+        self._restoration = restoration
+        self._restarts = restarts
+        self._requests = requests
+        self._reason = ""
+        self._since = 0.0
+        self._told: tuple[str, ...] = ()
+        # When to begin, None while nothing is to be left.
+        self.start_at: float | None = None
+        # Until when each channel tries; one that has failed stays where it is, and tries again much later.
+        self._until: dict[Channel, float] = {}
+        self._stays: dict[Channel, float] = {}
+
+    def plan(self, reason: str) -> None:
+        """Leave the present broker some time soon: not all sessions at once."""
+        self._reason = reason
+        self.start_at = self._journal.now + self._journal.rng.uniform(0.0, self._journal.policy.move_spread_s)
+
+    def cancel(self) -> None:
+        """The broker may be stayed with. Channels that have moved stay where they are."""
+        self.start_at = None
+        candidate = self._journal.candidate
+        if candidate is not None and not self._attachment.searching:
+            self._journal.hang_up(candidate)
+            self._restoration.abandon(candidate)
+
+    def due(self) -> list[float | None]:
+        """When `tick` has something to do."""
+        return [self.start_at, *self._until.values(), *self._stays.values()]
+
+    @property
+    def under_way(self) -> bool:
+        """There is a second broker connection, or one is wanted."""
+        return self.start_at is not None or self._journal.leaving is not None
+
+    def tick(self) -> None:
+        """Begin when it is time."""
+        if self.start_at is None or self._journal.now < self.start_at:
+            return
+        journal = self._journal
+        hindrances = tuple(obstacles(journal))
+        if hindrances or not self._at_rest():
+            self.start_at = journal.now + RETRY_S
+            if hindrances and hindrances != self._told:
+                self._told = hindrances
+                journal.report("session_stays", reason="; ".join(hindrances))
+            return
+        self.start_at = None
+        self._since = journal.now
+        assert journal.uplink is not None
+        self._attachment.dial_beside(journal.uplink.endpoint)
+
+    def _at_rest(self) -> bool:
+        journal = self._journal
+        return (
+            journal.phase is Phase.RUNNING
+            and journal.uplink is not None
+            and not journal.uplink.blocked
+            and len(journal.uplinks) == 1
+            and not journal.secret_updates
+            and self._attachment.since is None
+            and not self._restarts.under_way
+            and self._restoration.topology_done
+        )
+
+    def failed(self) -> None:
+        """The other broker could not be had: the session is where it was."""
+        self.start_at = self._journal.now + RETRY_S
+
+    def progress(self) -> None:
+        """Take every channel as far as it can go now."""
+        journal = self._journal
+        leaving = journal.leaving
+        if leaving is None:
+            self._until.clear()
+            self._stays.clear()
+            return
+        if leaving.stage is not Stage.ATTACHED or journal.phase is not Phase.RUNNING:
+            return
+        waiting = [channel for channel in journal.live_channels() if channel.uplink is leaving]
+        for channel in waiting:
+            self._step(channel)
+        for known in (self._until, self._stays):
+            for channel in [each for each in known if each not in waiting]:
+                del known[channel]
+        if waiting:
+            return
+        leaving.stage = Stage.CLOSING
+        leaving.stage_deadline = journal.now + CLOSE_WAIT_S
+        leaving.tell(0, m.ConnectionClose(200, b"moved to another broker"))
+        assert journal.uplink is not None
+        journal.report(
+            "session_moved",
+            endpoint=journal.uplink.endpoint,
+            left=leaving.endpoint,
+            reason=self._reason,
+            took_s=round(journal.now - self._since, 6),
+        )
+
+    def _step(self, channel: Channel) -> None:
+        journal = self._journal
+        if channel.restart_at is not None or channel.restart_wanted or not channel.opened:
+            return
+        if channel in self._stays:
+            if journal.now < self._stays[channel]:
+                return
+            del self._stays[channel]
+        if journal.now >= self._until.setdefault(channel, journal.now + journal.policy.move_timeout_s):
+            self._stay(channel)
+            return
+        for entry in channel.setup:
+            if entry.tag and not entry.paused:
+                entry.paused = True
+                self._ask(channel, m.BasicCancel(entry.tag, False))
+        # Its publishes, acks and requests go on as ever until the client holds nothing of this broker any more.
+        if channel.pending or channel.window.open_count or self._inside_something(channel):
+            return
+        channel.flowing = False
+        if not channel.ledger.unsettled:
+            del self._until[channel]
+            self._restarts.begin(channel, "", open_upstream=True, redeclare=False, polite=True)
+
+    def _inside_something(self, channel: Channel) -> bool:
+        inside_content = channel.publish_left != NO_CONTENT or channel.deliver_left != NO_CONTENT
+        return inside_content or (channel.mode == TX and channel.tx_dirty)
+
+    def _stay(self, channel: Channel) -> None:
+        """The client keeps something for long: let it work on where it is."""
+        journal = self._journal
+        del self._until[channel]
+        self._stays[channel] = journal.now + RETRY_S + journal.policy.move_timeout_s
+        for entry in channel.setup:
+            if entry.paused:
+                entry.paused = False
+                channel.out.append(entry.frame)
+                channel.pending.append(Pending(entry.request, entry.frame, silent=True))
+        channel.flowing = not channel.discarding
+        self._requests.drain(channel)
+
+    def _ask(self, channel: Channel, request: m.BasicCancel) -> None:
+        frame = method_frame(channel.number, request)
+        channel.out.append(frame)
+        channel.pending.append(Pending(m.method_id(m.BasicCancel), frame, silent=True))
+
+
+def obstacles(journal: Journal) -> list[str]:
+    """What a move would make visible to the client, in words for people."""
+    found = []
+    for channel in journal.live_channels():
+        if channel.mode == TX and channel.tx_dirty:
+            found.append(f"channel {channel.number} has an open transaction")
+        if channel.streaming:
+            found.append(f"channel {channel.number} is inside a large delivery")
+        for entry in channel.setup:
+            if entry.queue == DIRECT_REPLY_TO:
+                found.append(f"channel {channel.number} has a reply address on this broker")
+            elif entry.tag and journal.topology.is_auto_delete(entry.queue):
+                found.append(f"auto-delete queue {_shown(entry.queue)} would go with its last consumer")
+    for name, (declared, _) in journal.topology.queues.items():
+        if declared.exclusive:
+            found.append(f"exclusive queue {_shown(name)} lives on this broker")
+    return found
+
+
+def _shown(name: bytes) -> str:
+    return repr(name.decode("utf-8", "replace"))
