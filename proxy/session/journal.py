@@ -80,6 +80,14 @@ class Lifecycle(Protocol):
         """A broker ends the connection."""
         ...
 
+    def unite(self) -> None:
+        """All channels must be on one broker now."""
+        ...
+
+    def abandon_move(self, reason: str) -> None:
+        """The broker to move to does not fit."""
+        ...
+
     def move_failed(self) -> None:
         """The broker to move to could not be had."""
         ...

@@ -103,6 +103,16 @@ class Move:
         """The other broker could not be had: the session is where it was."""
         self.start_at = self._journal.now + RETRY_S
 
+    def may_split(self) -> bool:
+        """Whether channels may now be on two brokers; not with an exclusive queue, which belongs to one connection."""
+        queues = self._journal.topology.queues.values()
+        if any(declared.exclusive for declared, _ in queues):
+            self._attachment.failed("an exclusive queue was declared meanwhile")
+            return False
+        declare = m.method_id(m.QueueDeclare)
+        pending = [request for channel in self._journal.live_channels() for request in channel.pending]
+        return not any(request.request == declare for request in pending)
+
     def progress(self) -> None:
         """Take every channel as far as it can go now."""
         journal = self._journal
@@ -141,7 +151,8 @@ class Move:
             if journal.now < self._stays[channel]:
                 return
             del self._stays[channel]
-        if journal.now >= self._until.setdefault(channel, journal.now + journal.policy.move_timeout_s):
+        until = self._until.setdefault(channel, journal.now + journal.policy.move_timeout_s)
+        if journal.now >= until or _ties(journal, channel):
             self._stay(channel)
             return
         for entry in channel.setup:
@@ -169,7 +180,7 @@ class Move:
             if entry.paused:
                 entry.paused = False
                 channel.out.append(entry.frame)
-                channel.pending.append(Pending(entry.request, entry.frame, silent=True))
+                channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
         channel.flowing = not channel.discarding
         self._requests.drain(channel)
 
@@ -181,20 +192,30 @@ class Move:
 
 def obstacles(journal: Journal) -> list[str]:
     """What a move would make visible to the client, in words for people."""
-    found = []
-    for channel in journal.live_channels():
-        if channel.mode == TX and channel.tx_dirty:
-            found.append(f"channel {channel.number} has an open transaction")
-        if channel.streaming:
-            found.append(f"channel {channel.number} is inside a large delivery")
-        for entry in channel.setup:
-            if entry.queue == DIRECT_REPLY_TO:
-                found.append(f"channel {channel.number} has a reply address on this broker")
-            elif entry.tag and journal.topology.is_auto_delete(entry.queue):
-                found.append(f"auto-delete queue {_shown(entry.queue)} would go with its last consumer")
+    found = [why for channel in journal.live_channels() for why in _channel_obstacles(journal, channel)]
     for name, (declared, _) in journal.topology.queues.items():
         if declared.exclusive:
             found.append(f"exclusive queue {_shown(name)} lives on this broker")
+    return found
+
+
+def _channel_obstacles(journal: Journal, channel: Channel) -> list[str]:
+    found = []
+    if channel.mode == TX and channel.tx_dirty:
+        found.append(f"channel {channel.number} has an open transaction")
+    if channel.streaming:
+        found.append(f"channel {channel.number} is inside a large delivery")
+    return found + _ties(journal, channel)
+
+
+def _ties(journal: Journal, channel: Channel) -> list[str]:
+    """What a channel would lose by cancelling its consumers."""
+    found = []
+    for entry in channel.setup:
+        if entry.queue == DIRECT_REPLY_TO:
+            found.append(f"channel {channel.number} has a reply address on this broker")
+        elif entry.tag and journal.topology.is_auto_delete(entry.queue):
+            found.append(f"auto-delete queue {_shown(entry.queue)} would go with its last consumer")
     return found
 
 

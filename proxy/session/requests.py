@@ -212,6 +212,8 @@ class Requests:
     def _queue_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """A queue without a name gets one from us: a broker's own `amq.gen-` names cannot be declared again."""
         q = m.decode(m.QueueDeclare, payload)
+        if q.exclusive and not q.passive:
+            self.journal.lifecycle.unite()
         unnamed = not q.queue and not q.passive
         wanted = q._replace(queue=b"gen." + self.journal.token() if unnamed else q.queue, nowait=False)
 

@@ -242,6 +242,16 @@ class Session:
         """A broker ends the connection."""
         self.loss.closed(uplink, close)
 
+    def unite(self) -> None:
+        """An exclusive queue belongs to one connection: the rest of a move is done at once, like a failover."""
+        leaving = self.journal.leaving
+        if leaving is not None:
+            self.loss.lost(leaving, "an exclusive queue needs all channels at one broker", None)
+
+    def abandon_move(self, reason: str) -> None:
+        """The broker to move to does not fit."""
+        self.attachment.failed(reason)
+
     def move_failed(self) -> None:
         """The broker to move to could not be had."""
         self.move.failed()
@@ -291,7 +301,8 @@ class Session:
         """What has become possible since the last event."""
         journal = self.journal
         candidate = journal.candidate
-        if candidate is not None and candidate.stage is Stage.RESTORING and self.restoration.topology_done:
+        restored = candidate is not None and candidate.stage is Stage.RESTORING and self.restoration.topology_done
+        if restored and (self.attachment.searching or self.move.may_split()):
             self.attachment.attached()
             self.loss.attach_orphans()
         self.restarts.progress()

@@ -140,7 +140,9 @@ def test_the_death_of_the_broker_that_is_left_is_a_failover_without_a_search():
 def test_the_death_of_the_new_broker_brings_channels_back_to_the_old_one():
     story = (with_channel(1, 2) >> FromClient(consume(1))).forget()
     story = (story >> FromBroker(consume_ok(1), deliver(1, 1))).forget()
-    story = (leaving(story).forget() >> FromOld(on(2, m.ChannelCloseOk()))).forget() >> FromBroker(on(2, m.ChannelOpenOk()))
+    story = (leaving(story).forget() >> FromOld(on(2, m.ChannelCloseOk()))).forget() >> FromBroker(
+        on(2, m.ChannelOpenOk())
+    )
     story = story >> BrokerLost() << ToOld(on(2, m.ChannelOpen())) >> FromOld(on(2, m.ChannelOpenOk()))
     story = story << Reported("failover_done", {"endpoint": "rabbit1:5672"})
     (story >> FromClient(ack(1, 1)) << ToOld(ack(1, 1))).done()
@@ -261,3 +263,25 @@ def test_a_session_that_is_failing_over_does_not_move_as_well():
     story = (consuming(heartbeat_s=3600) >> FailOver()).forget() >> Leave() >> After(5.0)
     story = story >> FromOld(OPENED, consume_ok(1)) >> After(30.0)
     (story << Dial(3, frozenset({"rabbit2:5672"}), True)).done()
+
+
+def test_an_exclusive_queue_declared_on_the_way_ends_the_move_at_once():
+    story = leaving((consuming() >> FromBroker(deliver(1, 1))).forget()) << ToOld(CANCEL)
+    story = story >> FromClient(declare(1)) << ToBroker(REOPENED, consume(1), declare(1))
+    story = story >> FromBroker(OPENED, consume_ok(1), on(1, m.QueueDeclareOk(b"x", 0, 0)))
+    (story << ToClient(on(1, m.QueueDeclareOk(b"x", 0, 0)))).done()
+
+
+LOCKED = on(2047, m.ChannelOpenOk(), m.ChannelClose(405, b"RESOURCE_LOCKED"))
+
+
+@pytest.mark.parametrize("answered_before", [True, False])
+def test_an_exclusive_queue_declared_before_the_other_broker_is_there_prevents_the_move(answered_before):
+    declared = on(1, m.QueueDeclareOk(b"x", 0, 0))
+    story = consuming(heartbeat_s=3600) >> Leave() >> After(5.0) << DIAL >> FromClient(declare(1)) << ToOld(declare(1))
+    if answered_before:
+        story = (story >> FromOld(declared) << ToClient(declared) >> Handshaken()).forget() >> FromBroker(LOCKED)
+    else:
+        story = (story >> Handshaken() >> FromOld(declared) << ToClient(declared)).forget()
+    assert len(story.forget().session.journal.uplinks) == 1
+    assert "exclusive queue" in describe(story.session)["reasons"][0]

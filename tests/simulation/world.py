@@ -33,6 +33,8 @@ class World:
             parked_bytes_max=rng.choice((65536, 8 << 20)),
             unsettled_bytes_max=rng.choice((65536, 64 << 20)),
             delivery_hold_bytes_max=1 << 20,
+            move_spread_s=rng.choice((0.0, 1.0)),
+            move_timeout_s=rng.choice((0.1, 5.0)),
         )
         self.session = Session(policy, rng, Face(), self.clock.now, troubled=self._troubled)
         self.links: dict[int, tuple[Connection, Wire]] = {}
@@ -110,15 +112,19 @@ class World:
 
     def _check_what_lives(self) -> None:
         """Every channel, consumer and own queue of the client is there at its present broker, and nothing else is."""
-        connection = self.links[self.session.attachment.generation][0]
+        journal = self.session.journal
         client = self.client
         asked = {n: set(channel.consumers) for n, channel in client.channels.items() if channel.state == "open"}
-        there = {n: set(channel.consumers) for n, channel in connection.channels.items()}
+        connections = [self.links[uplink.generation][0] for uplink in journal.uplinks]
+        there = {n: set(channel.consumers) for c in connections for n, channel in c.channels.items()}
+        if sum(len(c.channels) for c in connections) != len(there):
+            raise Violation("a channel is open at two brokers")
         if asked != there:
             raise Violation(f"the client has {asked}, its broker has {there}")
         owned = {channel.queue for channel in client.channels.values() if channel.queue}
-        if not owned <= connection.exclusive:
-            raise Violation(f"the client owns {owned}, its broker has {connection.exclusive}")
+        exclusive = {name for c in connections for name in c.exclusive}
+        if not owned <= exclusive:
+            raise Violation(f"the client owns {owned}, its broker has {exclusive}")
 
     def _check_the_end(self) -> None:
         journal = self.session.journal
@@ -278,6 +284,12 @@ class World:
                     connection.reset()
             if kind != "cut":
                 self.clock.after(rng.choice((0.5, 4.0, 15.0)), lambda: self._heal(node))
+        if rng.random() < 0.5:
+            self.story.append(f"{self.clock.now:.3f} drain")
+            self.session.leave("it drains", self.clock.now)
+        elif rng.random() < 0.2:
+            self.session.stay(self.clock.now)
+        self._carry_out()
         # Often during the recovery from the last one.
         self.clock.after(rng.choice((0.002, 0.02, 0.2, 1.0, 5.0)) * rng.uniform(0.5, 2.0), self._fault)
 
