@@ -16,7 +16,11 @@ from proxy.upstream.pool import Pool
 
 
 class NoBroker(Exception):
-    """No connection could be had; the text is for people."""
+    """No connection could be had; the text is for people. `endpoint` names what was tried, if anything was."""
+
+    def __init__(self, reason: str, endpoint: str = "") -> None:
+        super().__init__(reason)
+        self.endpoint = endpoint
 
 
 class _Places:
@@ -107,13 +111,13 @@ class Dialler:
         except TimeoutError as error:
             self._pool.observe(endpoint.name, "connect_failed", loop.time())
             raise NoBroker(
-                f"{endpoint.name} ({endpoint.address}): no connection within {self._policy.connect_timeout_s:g}s"
+                f"no connection to {endpoint.address} within {self._policy.connect_timeout_s:g}s", endpoint.name
             ) from error
         # Refused, unreachable, unknown host, TLS. UnicodeError: a host name that cannot be encoded for DNS.
         except (OSError, UnicodeError) as error:
             self._pool.observe(endpoint.name, "connect_failed", loop.time())
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-            raise NoBroker(f"{endpoint.name} ({endpoint.address}): {reason}") from error
+            raise NoBroker(f"{endpoint.address}: {reason}", endpoint.name) from error
         now = loop.time()
         self._pool.observe(endpoint.name, "connected", now, now - started_at)
         return link

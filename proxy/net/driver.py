@@ -22,6 +22,8 @@ from proxy.session.session import Session
 from proxy.upstream.balance import PickContext
 from proxy.upstream.pool import Pool
 
+_TOLD_AT_THE_END = ("bytes_from_client", "bytes_from_broker", "publishes", "deliveries", "replayed_publishes")
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -66,6 +68,7 @@ class Driver:
         self._reading = True
         self._busy = False
         self._opened_at = self._loop.time()
+        self._total = Counters()
         self.id = f"{number:x}"
         self.endpoint = ""
         self.engine = Session(
@@ -273,7 +276,7 @@ class Driver:
             except NoBroker as failure:
                 self._dialling = None
                 now = self._loop.time()
-                self.engine.dial_failed(generation, str(failure), now)
+                self.engine.dial_failed(generation, failure.endpoint, str(failure), now)
                 self._carry_out(now)
             else:
                 self._dialling = None
@@ -335,8 +338,13 @@ class Driver:
         leg = self._legs.get(behind.generation) if behind is not None else None
         endpoint = leg.endpoint if leg is not None else ""
         if endpoint != self.endpoint:
-            self._around.census.finish(self.endpoint, self.counters.take())
+            self._count_off()
             self.endpoint = endpoint
+
+    def _count_off(self) -> None:
+        done = self.counters.take()
+        self._total.add(done)
+        self._around.census.finish(self.endpoint, done)
 
     def _observe(self, command: Observe, now: float) -> None:
         leg = self._legs.get(command.generation)
@@ -352,7 +360,7 @@ class Driver:
             self._timer = None
         census = self._around.census
         if census.sessions.pop(self.id, None) is not None:
-            census.finish(self.endpoint, self.counters.take())
+            self._count_off()
             reason = self.engine.ending.reason
             census.sessions_ended[reason] = census.sessions_ended.get(reason, 0) + 1
             self._report(
@@ -362,6 +370,7 @@ class Driver:
                         "reason": reason,
                         "lasted_s": round(now - self._opened_at, 3),
                         "failovers": self.engine.attachment.failovers,
+                        **{name: getattr(self._total, name) for name in _TOLD_AT_THE_END},
                     },
                 )
             )

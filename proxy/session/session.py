@@ -109,10 +109,12 @@ class Session:
             self.attachment.connected(endpoint)
         self._progress()
 
-    def dial_failed(self, generation: int, reason: str, now: float) -> None:
-        """The connection that `Dial` asked for cannot be had."""
+    def dial_failed(self, generation: int, endpoint: str, reason: str, now: float) -> None:
+        """The connection that `Dial` asked for cannot be had. `endpoint` was tried, empty if there was none to try."""
         self.journal.now = now
-        if self._uplink(generation) is not None:
+        uplink = self._uplink(generation)
+        if uplink is not None:
+            uplink.endpoint = endpoint
             self.attachment.failed(reason)
         self._progress()
 

@@ -94,7 +94,7 @@ async def test_a_broker_that_does_not_read_stops_the_reading_of_its_client(broke
 
         sent = await flood(client.writer, large_publish)
 
-        assert buffered(driver._broker) <= ON_THE_WAY_MAX
+        assert buffered(driver._legs[1].link) <= ON_THE_WAY_MAX
         # The client cannot be heard now, and must not be taken for silent (two heartbeats of 1 s).
         await asyncio.sleep(3)
         assert len(proxy.drivers) == 2

@@ -328,7 +328,7 @@ def test_events_of_a_broker_that_is_gone_change_nothing():
         lambda s: s.from_broker(1, deliver(1, 1), story.now),
         lambda s: s.broker_lost(1, "late", story.now),
         lambda s: s.broker_up(1, "late", story.now),
-        lambda s: s.dial_failed(1, "late", story.now),
+        lambda s: s.dial_failed(1, "rabbit1:5672", "late", story.now),
     ):
         event(story.session)
     story._take()
@@ -383,3 +383,8 @@ def test_deliveries_to_a_client_that_left_are_dropped():
 def test_a_consumer_of_a_second_failover_in_a_row_comes_back():
     story = (consuming() >> FailOver()).forget()
     (story >> FailOver("rabbit3:5672") << ToBroker(REOPENED, consume(1))).done()
+
+
+def test_a_broker_that_refuses_connections_is_not_tried_again_before_the_others():
+    story = (with_channel() >> BrokerLost()).forget() >> DialFailed("refused", "rabbit2:5672")
+    (story >> After(0.0) << Dial(3, frozenset({"rabbit1:5672", "rabbit2:5672"}), True)).done()

@@ -210,7 +210,7 @@ def afterwards(story):
         if story.session.journal.phase is Phase.ENDED:
             return
         if any(isinstance(command, Dial) for command in story.commands):
-            story.session.dial_failed(story.session.attachment.generation, "no", story.now)
+            story.session.dial_failed(story.session.attachment.generation, "", "no", story.now)
         story.commands.clear()
         story._pass(3.0)
         assert story.session.journal.load.parked_bytes >= 0

@@ -193,16 +193,14 @@ class World:
         up = [node for node in self.cluster.nodes if node.up]
         preferred = [node for node in up if node.name not in avoid] or up
         if not preferred or self.rng.random() < 0.1:
-            self.clock.after(
-                self.rng.uniform(0, 1), lambda: self._event("dial_failed", generation, "connection refused")
-            )
+            self.clock.after(self.rng.uniform(0, 1), lambda: self._event("dial_failed", generation, "", "refused"))
             return
         node = self.rng.choice(preferred)
         self.clock.after(self.rng.choice((0.001, 0.001, 1.0)), lambda: self._connect(generation, node))
 
     def _connect(self, generation: int, node: Node) -> None:
         if not node.up:
-            self._event("dial_failed", generation, "connection refused")
+            self._event("dial_failed", generation, node.name, "refused")
             return
         connection = Connection(node, self.rng)
         connection.out = Wire(self.clock, self.rng, lambda data: self._event("from_broker", generation, data))
@@ -213,9 +211,9 @@ class World:
             return
         self._event("broker_up", generation, node.name)
 
-    def _event(self, name: str, generation: int, fact: object) -> None:
+    def _event(self, name: str, generation: int, *facts: object) -> None:
         if not self.closed:
-            getattr(self.session, name)(generation, fact, self.clock.now)
+            getattr(self.session, name)(generation, *facts, self.clock.now)
             self._carry_out()
 
     def _reset(self, generation: int) -> None:

@@ -77,6 +77,7 @@ class DialFailed:
     """The connection that was dialled cannot be had."""
 
     reason: str = "connection refused"
+    endpoint: str = ""
 
 
 @dataclass
@@ -238,8 +239,8 @@ class Story:
                 session.from_client(bytes(event), self.now)
             case BrokerUp(endpoint):
                 session.broker_up(session.attachment.generation, endpoint, self.now)
-            case DialFailed(reason):
-                session.dial_failed(session.attachment.generation, reason, self.now)
+            case DialFailed(reason, endpoint):
+                session.dial_failed(session.attachment.generation, endpoint, reason, self.now)
             case BrokerLost(reason):
                 session.broker_lost(session.attachment.generation, reason, self.now)
             case FailOver(endpoint, reason):
