@@ -78,6 +78,7 @@ class Driver:
             self._opened_at,
             troubled=around.pool.degraded,
             via=f"sidehop {client.peer}",
+            place_by_vhost=around.pool.places_by_vhost,
         )
         around.census.sessions[self.id] = self
         around.census.sessions_total += 1

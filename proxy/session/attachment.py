@@ -25,7 +25,8 @@ RELAPSES_MAX = 10
 class Attachment:
     """One search for a broker at a time, bounded by `failover_timeout_s`; attempts in it are not counted but paced."""
 
-    def __init__(self, journal: Journal, restoration: Restoration) -> None:
+    def __init__(self, journal: Journal, restoration: Restoration, place_by_vhost: bool) -> None:
+        self._place_again = place_by_vhost
         self.journal = journal
         self.restoration = restoration
         self.generation = 0
@@ -106,6 +107,7 @@ class Attachment:
         """Ask for the next connection."""
         journal = self.journal
         self.retry_at = None
+        self._place_again = self._place_again and journal.phase is not Phase.OPENING
         self.generation += 1
         journal.candidate = Uplink(self.generation)
         journal.commands.append(Dial(self.generation, frozenset(self._tried), self.resumes))
@@ -162,6 +164,11 @@ class Attachment:
         journal = self.journal
         uplink = journal.candidate
         if uplink is None or uplink.stage is not Stage.TUNED:
+            return
+        if self._place_again:
+            # The broker that judged the credentials was picked before anything was known of the virtual host.
+            journal.hang_up(uplink)
+            self.dial()
             return
         uplink.stage = Stage.OPENING
         uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s

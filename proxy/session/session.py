@@ -33,7 +33,11 @@ from proxy.session.uplink import Stage, Uplink
 
 
 class Session:
-    """The engine of one client connection."""
+    """The engine of one client connection.
+
+    `troubled` tells whether the cluster is known to be unwell at a time; refusals are then not believed at once. `via`
+    is added to the client's connection name. `place_by_vhost`: the choice of a broker depends on the virtual host.
+    """
 
     def __init__(
         self,
@@ -44,11 +48,12 @@ class Session:
         *,
         troubled: Callable[[float], bool] = lambda _: False,
         via: str = "sidehop",
+        place_by_vhost: bool = False,
     ) -> None:
         self.journal = Journal(policy, rng, face, troubled, via, now)
         self.journal.lifecycle = self
         self.restoration = Restoration(self.journal)
-        self.attachment = Attachment(self.journal, self.restoration)
+        self.attachment = Attachment(self.journal, self.restoration, place_by_vhost)
         self.requests = Requests(self.journal)
         self.answers = Answers(self.journal, self.attachment, self.restoration)
         self.restarts = Restarts(self.journal, self.restoration, self.requests)

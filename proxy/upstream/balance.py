@@ -67,7 +67,9 @@ class Candidate:
 class Balancer(Protocol):
     """A balancing policy. Third parties offer one as an entry point in the group `sidehop.balancers`.
 
-    It is constructed as `factory(policy: BalancePolicy, rng: random.Random)`.
+    It is constructed as `factory(policy: BalancePolicy, rng: random.Random)`. One that chooses by `context.vhost` sets
+    an attribute `places_by_vhost = True`: a new client's vhost is known only after its login, so the login then takes
+    place twice, the second time where the vhost belongs.
     """
 
     def pick(self, candidates: Sequence[Candidate], context: PickContext, now: float) -> Candidate:
@@ -188,10 +190,11 @@ class ConsistentHash:
     def __init__(self, policy: BalancePolicy, rng: Rng) -> None:
         self._rng = rng
         self._hash_key = policy.hash_key
+        self.places_by_vhost = policy.hash_key == "vhost"
 
     def pick(self, candidates: Sequence[Candidate], context: PickContext, now: float) -> Candidate:
         """Return the candidate with the highest score for the client's key."""
-        # A new client names its vhost only when a broker has let it in, so its user has to do until a failover.
+        # Some broker has to let a client in before it names its vhost; its user decides which.
         key = {"vhost": context.vhost, "user": context.user, "name": context.name}[self._hash_key] or context.user
         if not key:
             return _weighted(candidates, self._rng)

@@ -140,6 +140,11 @@ class Pool:
         member.health.picked(now)
         return member.endpoint
 
+    @property
+    def places_by_vhost(self) -> bool:
+        """Whether a client's vhost decides which endpoint it gets; balancers say so by an attribute of that name."""
+        return getattr(self._balancer, "places_by_vhost", False)
+
     def withdrawn(self, name: str) -> bool:
         """Whether sessions are to leave an endpoint: discovery drains it or names it no more."""
         member = self._members.get(name)

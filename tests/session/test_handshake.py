@@ -250,3 +250,17 @@ def test_the_clients_properties_are_kept_whatever_is_beside_them():
 def test_a_client_that_does_not_answer_tune_is_hung_up_on_and_the_broker_not_blamed():
     story = (tuning() >> After(10.0)).forget()
     assert (story.session.ending.reason, story.session.journal.phase) == ("handshake_timeout", Phase.ENDED)
+
+
+def test_a_client_placed_by_its_vhost_logs_in_again_where_that_belongs():
+    story = tuning(place_by_vhost=True) >> FromClient(TUNE_AND_OPEN) << Dial(2, frozenset(), False)
+    story = (story >> BrokerUp("rabbit2:5672")).forget() >> FromBroker(BROKER_START, BROKER_TUNE)
+    story = story << ToBroker(on(0, m.ConnectionTuneOk(2047, 131072, 5), m.ConnectionOpen(b"/")))
+    (story >> FromBroker(BROKER_OPEN_OK) << ToClient(on(0, m.ConnectionOpenOk()))).done()
+
+
+def test_a_broker_that_was_picked_by_vhost_is_not_left_for_it_again():
+    story = (tuning(place_by_vhost=True) >> BrokerLost()).forget() >> FromClient(TUNE_AND_OPEN) >> After(0.0)
+    story = (story << Dial(2, frozenset({"rabbit1:5672"}), False) >> BrokerUp("rabbit2:5672")).forget()
+    story = story >> FromBroker(BROKER_START, BROKER_TUNE)
+    (story << ToBroker(on(0, m.ConnectionTuneOk(2047, 131072, 5), m.ConnectionOpen(b"/")))).done()

@@ -151,7 +151,7 @@ class Sees:
 class Story:
     """One conversation and what of its output the story has not mentioned yet."""
 
-    def __init__(self, *, troubled: bool = False, **policy: object) -> None:
+    def __init__(self, *, troubled: bool = False, place_by_vhost: bool = False, **policy: object) -> None:
         self.now = 1000.0
         self.troubled = troubled
         self.session = Session(
@@ -160,6 +160,7 @@ class Story:
             Face(),
             self.now,
             troubled=lambda _: self.troubled,
+            place_by_vhost=place_by_vhost,
         )
         self.to_client: list[bytes] = []
         self.to_broker: list[bytes] = []
