@@ -110,8 +110,9 @@ class Move:
             self._attachment.failed("an exclusive queue was declared meanwhile")
             return False
         declare = m.method_id(m.QueueDeclare)
-        pending = [request for channel in self._journal.live_channels() for request in channel.pending]
-        return not any(request.request == declare for request in pending)
+        asked = [request for channel in self._journal.live_channels() for request in channel.pending]
+        declared = [m.decode(m.QueueDeclare, each.frame[7:-1]) for each in asked if each.request == declare]
+        return not any(each.exclusive for each in declared)
 
     def progress(self) -> None:
         """Take every channel as far as it can go now."""

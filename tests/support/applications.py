@@ -28,8 +28,11 @@ END_PATIENCE_S = 90.0
 class Application(ABC):
     """Publishes the numbers 1, 2, 3, ... and receives them. Other threads may read everything at any time."""
 
-    def __init__(self, port: int, name: str) -> None:
+    def __init__(self, port: int, name: str, *, movable: bool = False) -> None:
+        """`movable`: it holds on to nothing: no exclusive queue, no delivery that it has dealt with."""
         self.port = port
+        self.movable = movable
+        self.held_max = 0 if movable else HELD
         self.confirmed_queue, self.plain_queue = f"{name}.confirmed", f"{name}.plain"
         self.private_queue = ""
         self.consumer_tag = f"{name}.consumer"
@@ -110,7 +113,10 @@ class BlockingApplication(Application):
         self._consuming, self._own = client.channel(), client.channel()
         for queue in (self.confirmed_queue, self.plain_queue):
             self._asking.declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
-        self.private_queue = self._own.declare("", exclusive=True)
+        if self.movable:
+            self.private_queue = self._own.declare(f"{self.consumer_tag}.private", durable=True)
+        else:
+            self.private_queue = self._own.declare("", exclusive=True)
         self._own.bind(self.private_queue, "amq.topic", self.consumer_tag)
         self._own.consume(self.private_queue, no_ack=True)
         self._consuming.qos(PREFETCH)
@@ -120,7 +126,7 @@ class BlockingApplication(Application):
         while not self.stopping.is_set():
             self._step()
             client.serve(PAUSE_S)
-            self._take(HELD)
+            self._take(self.held_max)
         until = time.monotonic() + END_PATIENCE_S
         while not self._all_received() and time.monotonic() < until:
             client.serve()
@@ -184,7 +190,10 @@ class AioPikaApplication(Application):
         arguments = {"x-queue-type": "quorum"}
         queue = await consuming.declare_queue(self.confirmed_queue, durable=True, arguments=arguments)
         await asking.declare_queue(self.plain_queue, durable=True, arguments=arguments)
-        private = await own.declare_queue("", exclusive=True)
+        if self.movable:
+            private = await own.declare_queue(f"{self.consumer_tag}.private", durable=True)
+        else:
+            private = await own.declare_queue("", exclusive=True)
         self.private_queue = private.name
         await private.bind("amq.topic", self.consumer_tag)
         await private.consume(self._take_private, no_ack=True)
@@ -240,7 +249,7 @@ class AioPikaApplication(Application):
         assert message.consumer_tag == self.consumer_tag
         self.received.append((int(message.body), message.delivery_tag, bool(message.redelivered)))
         self._held.append(message)
-        if len(self._held) > HELD and not self.stopping.is_set():
+        if len(self._held) > self.held_max and not self.stopping.is_set():
             await self._held.pop(0).ack()
 
     async def _take_private(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:

@@ -95,6 +95,10 @@ class Cluster:
     def eval(self, n: int, expression: str) -> str:
         return self._call("eval", str(n), expression)
 
+    def connections(self, n: int) -> int:
+        """How many clients are connected to a node."""
+        return int(self.eval(n, "length(rabbit_networking:local_connections())."))
+
     def close_connections(self, n: int, reason: str = "closed by the operator") -> None:
         """Close every client connection of this node, as an operator would."""
         self.eval(
