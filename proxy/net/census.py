@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from proxy.reports import Report
 from proxy.session.counters import Counters
 
 FAILOVER_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -90,9 +91,22 @@ class Census:
         self.failovers: dict[str, int] = {}
         self.failovers_failed = 0
         self.failover_s = Histogram()
+        self.moves = 0
         self._knows = knows
         self._finished: dict[str, Counters] = {}
         self._names_max = NEW_NAMES_MAX
+
+    def count(self, report: Report, cause: str) -> None:
+        """Count a turn in a session's life as it is reported; `cause` is one word for why it last lost a broker."""
+        if report.event == "failover_done":
+            self.failovers[cause] = self.failovers.get(cause, 0) + 1
+            took_s = report.facts["took_s"]
+            assert isinstance(took_s, float)
+            self.failover_s.observe(took_s)
+        elif report.event == "failover_given_up":
+            self.failovers_failed += 1
+        elif report.event == "session_moved":
+            self.moves += 1
 
     def finish(self, endpoint: str, counters: Counters) -> None:
         """Add what a session did at an endpoint that it has left."""

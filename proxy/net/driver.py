@@ -250,16 +250,8 @@ class Driver:
                 self._report(command)
 
     def _report(self, report: Report) -> None:
+        self._around.census.count(report, self.engine.attachment.cause)
         facts: dict[str, object] = {"session": self.id, "client": self._client.peer}
-        census = self._around.census
-        if report.event == "failover_done":
-            reason = self.engine.attachment.cause
-            census.failovers[reason] = census.failovers.get(reason, 0) + 1
-            took_s = report.facts["took_s"]
-            assert isinstance(took_s, float)
-            census.failover_s.observe(took_s)
-        elif report.event == "failover_given_up":
-            census.failovers_failed += 1
         self._around.report(Report(report.event, facts | report.facts))
 
     async def _dial(self, command: Dial) -> None:

@@ -147,6 +147,7 @@ class Telemetry(Collector):
             buckets=buckets,
             sum_value=census.failover_s.total_s,
         )
+        yield _counter("sidehop_session_moves", "Sessions that left a broker while it was well.", census.moves)
 
     def _discovery(self) -> Iterator[Metric]:
         status = self._vitals.discovery

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ import pytest_asyncio
 from proxy.amqp import methods as m
 from proxy.net.link import WRITE_HIGH_WATER_BYTES
 from proxy.net.policy import DialPolicy
+from proxy.upstream.endpoint import Snapshot
 from tests.support.engine_frames import ack, consume, deliver, on, publish
 from tests.support.scripted import OPEN, START_OK, RawClient, ScriptedBroker, shell
 
@@ -224,6 +226,23 @@ async def test_counters_stay_where_they_were_counted_and_never_fall(brokers) -> 
         assert sum(each.confirms for each in sums.values()) == 6
         assert sums["b1"].publishes
         assert sums["b2"].publishes
+
+
+async def test_a_session_leaves_an_endpoint_that_drains_and_is_counted_once(brokers) -> None:
+    b1, b2 = brokers
+    async with shell(b1, b2, move_spread_s=0) as proxy:
+        client = await RawClient.running(proxy.port)
+        now = asyncio.get_running_loop().time()
+
+        proxy.pool.apply(Snapshot((replace(b1.endpoint, intent="drain"), b2.endpoint)), now)
+
+        await b1.until(lambda: not b1.links)
+        await proxy.until(lambda: proxy.pool._sessions == {"b2": 1})
+        assert proxy.drivers[0].endpoint == "b2"
+        assert proxy.census.moves == len(proxy.events("session_moved")) == 1
+        assert proxy.census.failovers == {}
+        await client.open_channel()
+        await client.leave()
 
 
 async def test_a_bug_ends_its_session_with_541_and_no_other(brokers) -> None:

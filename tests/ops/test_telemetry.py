@@ -94,15 +94,17 @@ async def test_an_endpoint_is_in_exactly_one_state(sidecar):
         assert states == {each: float(each == state) for each in ("up", "suspect", "down", "ejected", "draining")}
 
 
-async def test_failovers_are_a_histogram_with_reasons(sidecar):
+async def test_failovers_are_a_histogram_with_reasons_and_moves_are_counted(sidecar):
     census = sidecar.census
     census.failovers = {"eof": 2, "reset": 1}
     census.failovers_failed = 1
+    census.moves = 7
     for took_s in (0.01, 0.02, 61.0):
         census.failover_s.observe(took_s)
     samples = await scrape(Telemetry(sidecar.vitals))
     assert at(samples, "sidehop_failovers_total", reason="eof") == 2
     assert at(samples, "sidehop_failovers_failed_total") == 1
+    assert at(samples, "sidehop_session_moves_total") == 7
     assert at(samples, "sidehop_failover_duration_seconds_bucket", le="0.01") == 1
     assert at(samples, "sidehop_failover_duration_seconds_bucket", le="60.0") == 2
     assert at(samples, "sidehop_failover_duration_seconds_bucket", le="+Inf") == 3
