@@ -73,11 +73,6 @@ class Inlet:
             if self._have >= 7 and rest[0] != PROTOCOL_HEADER[0]:
                 self._need = OVERHEAD_BYTES + int(HEAD.unpack_from(rest)[2])
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of a frame that is not complete."""
-        return self._have
-
     def _reset(self) -> None:
         self._pieces = []
         self._have = self._need = 0

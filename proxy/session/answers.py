@@ -15,8 +15,6 @@ from proxy.session.journal import Journal
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink
 
-CHANNEL_CLOSE = m.method_id(m.ChannelClose)
-CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
 ACCESS_REFUSED = 403
 
 
@@ -101,7 +99,7 @@ class Answers:
         journal = self.journal
         if channel.restart_deadline is not None and journal.now > channel.restart_deadline:
             return False
-        if any(request.request == CHANNEL_CLOSE for request in channel.pending):
+        if any(request.request == m.CHANNEL_CLOSE for request in channel.pending):
             return False
         recovered_at = journal.recovered_at
         soon = recovered_at is not None and journal.now < recovered_at + journal.policy.nack_hold_s
@@ -140,9 +138,9 @@ class Answers:
     # Channels.
 
     def _while_muted(self, channel: Channel, ident: int) -> None:
-        if ident == CHANNEL_CLOSE_OK:
+        if ident == m.CHANNEL_CLOSE_OK:
             channel.muted = False
-        elif ident == CHANNEL_CLOSE:
+        elif ident == m.CHANNEL_CLOSE:
             channel.tell_broker(m.ChannelCloseOk())
 
     def _answered(self, channel: Channel, ident: int, frame: bytes) -> None:
@@ -221,8 +219,8 @@ class Answers:
     }
 
     _CHANNEL: ClassVar[dict[int, Callable[[Answers, Channel, bytes], None]]] = {
-        CHANNEL_CLOSE: _channel_close,
-        CHANNEL_CLOSE_OK: _ignore,
+        m.CHANNEL_CLOSE: _channel_close,
+        m.CHANNEL_CLOSE_OK: _ignore,
         m.method_id(m.ChannelFlow): _flow,
         m.method_id(m.BasicCancel): _cancel,
         m.BASIC_RETURN: _return,

@@ -13,7 +13,7 @@ from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink, least_limit
 
 # A user refused by this many different nodes, or this often, is refused.
-REFUSALS_MAX = 2
+LOGIN_REFUSALS_MAX = 2
 # A broker lost sooner than this after it was attached has proven nothing: the search goes on where it was.
 PROVEN_S = 5.0
 # Attempts that need not wait.
@@ -246,7 +246,7 @@ class Attachment:
         elsewhere = close.reply_code in (320, 541) or (self.resumes and " limit " in text) or not self.searching
         if not elsewhere:
             self._refusals += 1
-        if elsewhere or (self.resumes and self._refusals < REFUSALS_MAX):
+        if elsewhere or (self.resumes and self._refusals < LOGIN_REFUSALS_MAX):
             self.failed(text, "handshake_failed" if elsewhere and not tenants else None)
             return
         self.searching = False

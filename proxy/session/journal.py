@@ -218,7 +218,7 @@ class Journal:
 
     def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:
         """Tell the client that a channel is over. A close of its own that crosses this one is answered as well."""
-        close_method = m.method_id(m.ChannelClose).to_bytes(4, "big")
+        close_method = m.CHANNEL_CLOSE.to_bytes(4, "big")
         crossed = any(request.frame[7:11] == close_method for request in channel.pending)
         crossed = crossed or any(frame[0] == METHOD and frame[7:11] == close_method for frame in channel.parked)
         self.tell_client(channel.number, close)

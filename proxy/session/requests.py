@@ -14,10 +14,6 @@ from proxy.session.greeting import Greeting
 from proxy.session.journal import Journal, Phase
 from proxy.session.relay import scan_client
 
-CHANNEL_OPEN = m.method_id(m.ChannelOpen)
-CHANNEL_CLOSE = m.method_id(m.ChannelClose)
-CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
-
 
 class Requests:
     """The client's side of the journal. It is the owner that the client's scanner talks to."""
@@ -102,7 +98,7 @@ class Requests:
 
     def _new_channel(self, ident: int, number: int) -> Channel:
         journal = self.journal
-        if ident != CHANNEL_OPEN:
+        if ident != m.CHANNEL_OPEN:
             raise ClientError(f"expected 'channel.open' on channel {number}", reply_code=504)
         if number > journal.channel_max:
             raise ClientError(f"channel number {number} is above the maximum {journal.channel_max}", reply_code=504)
@@ -114,9 +110,9 @@ class Requests:
         return channel
 
     def _after_close(self, channel: Channel, ident: int) -> None:
-        if ident == CHANNEL_CLOSE_OK:
+        if ident == m.CHANNEL_CLOSE_OK:
             self.channels[channel.number] = None
-        elif ident == CHANNEL_CLOSE:
+        elif ident == m.CHANNEL_CLOSE:
             self.journal.tell_client(channel.number, m.ChannelCloseOk())
 
     def _discard(self, channel: Channel, kind: int, frame: bytes) -> None:
@@ -168,12 +164,14 @@ class Requests:
         def answered(_: bytes) -> None:
             channel.opened = True
 
-        self._forward(channel, CHANNEL_OPEN, frame, answered)
+        self._forward(channel, m.CHANNEL_OPEN, frame, answered)
 
     def _channel_close(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         if self._waits_settled(channel, frame):
             return
-        self._forward(channel, CHANNEL_CLOSE, frame, lambda _: self.journal.end_channel(channel, awaits_close_ok=False))
+        self._forward(
+            channel, m.CHANNEL_CLOSE, frame, lambda _: self.journal.end_channel(channel, awaits_close_ok=False)
+        )
 
     def _waits_settled(self, channel: Channel, frame: bytes) -> bool:
         """Whether a request has to wait for confirms that the client does not know of; it is parked if so."""
@@ -301,7 +299,11 @@ class Requests:
 
     def _recover(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         top = channel.window.top
-        self._forward(channel, m.BASIC_RECOVER, frame, lambda _: void(channel.window.settle_upto(top)))
+
+        def recovered(_: bytes) -> None:
+            channel.window.settle_upto(top)
+
+        self._forward(channel, m.BASIC_RECOVER, frame, recovered)
 
     def _recover_async(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         channel.window.settle_upto(channel.window.top)
@@ -340,9 +342,9 @@ class Requests:
 
     # A request that is not here passes as it is, and its answer is waited for if `REPLIES` knows one.
     _HANDLERS: ClassVar[dict[int, Callable[[Requests, Channel, bytes, bytes], None]]] = {
-        CHANNEL_OPEN: _channel_open,
-        CHANNEL_CLOSE: _channel_close,
-        CHANNEL_CLOSE_OK: _ignore,
+        m.CHANNEL_OPEN: _channel_open,
+        m.CHANNEL_CLOSE: _channel_close,
+        m.CHANNEL_CLOSE_OK: _ignore,
         m.method_id(m.ChannelFlowOk): _ignore,
         m.method_id(m.ExchangeDeclare): _exchange_declare,
         m.method_id(m.ExchangeDelete): _exchange_delete,
@@ -364,7 +366,3 @@ class Requests:
         m.TX_COMMIT: _tx_end,
         m.TX_ROLLBACK: _tx_end,
     }
-
-
-def void(_: object) -> None:
-    """Drop a result."""

@@ -17,6 +17,8 @@ class Restarts:
         self._restoration = restoration
         self._requests = requests
         self._channels: list[Channel] = []
+        # Why those are to be set up again that still wait for the end of a content.
+        self._reasons: dict[Channel, str] = {}
 
     def begin(
         self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool, polite: bool = False
@@ -33,6 +35,7 @@ class Restarts:
             self._channels.append(channel)
         if open_upstream and self._inside_content(channel):
             channel.restart_wanted = True
+            self._reasons[channel] = reason
             return
         self._restoration.detach(channel)
         if open_upstream:
@@ -66,6 +69,7 @@ class Restarts:
         """Its connection is gone: it starts anew anyway."""
         if channel in self._channels:
             self._channels.remove(channel)
+        self._reasons.pop(channel, None)
 
     def due(self) -> list[float | None]:
         """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
@@ -78,11 +82,11 @@ class Restarts:
         journal = self._journal
         for channel in list(self._channels):
             if channel.awaits_close_ok or journal.channels[channel.number] is not channel:
-                self._channels.remove(channel)
+                self.forget(channel)
             elif channel.restart_wanted:
                 if not self._inside_content(channel):
                     channel.restart_wanted = False
-                    self.begin(channel, "publish refused during recovery", open_upstream=True, redeclare=False)
+                    self.begin(channel, self._reasons.pop(channel), open_upstream=True, redeclare=False)
             elif channel.restart_at is None:
                 self._channels.remove(channel)
             elif channel.muted:

@@ -12,14 +12,10 @@ from proxy.session.journal import Journal
 from proxy.session.topology import Declaration
 from proxy.session.uplink import Uplink
 
-CHANNEL_OPEN = m.method_id(m.ChannelOpen)
-CHANNEL_CLOSE = m.method_id(m.ChannelClose)
-CHANNEL_CLOSE_OK = m.method_id(m.ChannelCloseOk)
-
 DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
 
 # The same refusal this often in a row is an answer, not a race.
-REFUSALS_MAX = 3
+STEP_REFUSALS_MAX = 3
 
 
 class Restoration:
@@ -70,11 +66,11 @@ class Restoration:
 
     def scratch_answered(self, ident: int, payload: bytes) -> None:
         """A frame on the scratch channel."""
-        if ident == CHANNEL_CLOSE_OK:
+        if ident == m.CHANNEL_CLOSE_OK:
             self._closing = False
             if not self.topology_done and self.retry_at is None:
                 self._declare()
-        elif ident == CHANNEL_CLOSE:
+        elif ident == m.CHANNEL_CLOSE:
             self._tell(m.ChannelCloseOk())
             self._refused(m.decode(m.ChannelClose, payload))
         elif ident != m.method_id(m.ChannelOpenOk):
@@ -150,7 +146,7 @@ class Restoration:
         # In order: an answer may not overtake that of an earlier request, which the next broker gives.
         while asked and self._implied(channel, asked[0]):
             del asked[0]
-        if asked and asked[-1].request == CHANNEL_CLOSE and channel.covered and channel.ledger.unsettled:
+        if asked and asked[-1].request == m.CHANNEL_CLOSE and channel.covered and channel.ledger.unsettled:
             channel.park(asked.pop().frame)  # it waits once more for the confirms of what was published before it
         channel.pending = deque(asked)
         if journal.channels[channel.number] is not channel:
@@ -165,7 +161,7 @@ class Restoration:
     def _implied(self, channel: Channel, request: Pending) -> bool:
         """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
         answer: tuple[object, ...]
-        if request.request == CHANNEL_CLOSE:
+        if request.request == m.CHANNEL_CLOSE:
             if channel.covered and channel.ledger.unsettled:
                 return False  # what was published before must reach the next broker first
             answer = m.ChannelCloseOk()
@@ -202,8 +198,8 @@ class Restoration:
         frame = method_frame(channel.number, m.ChannelOpen())
         opening = None
         if channel.opened:
-            opening = Pending(CHANNEL_OPEN, frame, hidden=True)
-        elif asked and asked[0].request == CHANNEL_OPEN:
+            opening = Pending(m.CHANNEL_OPEN, frame, hidden=True)
+        elif asked and asked[0].request == m.CHANNEL_OPEN:
             opening = asked.pop(0)  # the client may have gone on without waiting for open-ok
         if opening is not None:
             out.append(frame)
@@ -244,7 +240,7 @@ class Restoration:
         channel.restarts = channel.restarts + 1 if error == channel.last_error else 0
         channel.last_error = error
         final = close.reply_code not in (404, 405, 541) and b"exclusive use" not in close.reply_text
-        if final and channel.restarts >= REFUSALS_MAX:
+        if final and channel.restarts >= STEP_REFUSALS_MAX:
             self.give_up(channel, close)
             return
         redeclare = close.reply_code in (404, 405) and len(journal.topology) > 0

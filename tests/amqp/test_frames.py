@@ -72,7 +72,7 @@ def walk(chunks):
                 at = stop
             pos = at
         inlet.keep(buf, pos)
-    return seen, inlet.held_bytes
+    return seen, inlet._have
 
 
 def cut(stream, places):

@@ -5,54 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from proxy.amqp.methods.conversation import (
-    ChannelClose,
-    ChannelCloseOk,
-    ChannelFlow,
-    ChannelFlowOk,
-    ChannelOpen,
-    ChannelOpenOk,
-    ConnectionBlocked,
-    ConnectionClose,
-    ConnectionCloseOk,
-    ConnectionOpen,
-    ConnectionOpenOk,
-    ConnectionStart,
-    ConnectionStartOk,
-    ConnectionTune,
-    ConnectionTuneOk,
-    ConnectionUnblocked,
-    ConnectionUpdateSecret,
-)
-from proxy.amqp.methods.entities import (
-    ExchangeBind,
-    ExchangeDeclare,
-    ExchangeDelete,
-    ExchangeUnbind,
-    QueueBind,
-    QueueDeclare,
-    QueueDeclareOk,
-    QueueDelete,
-    QueuePurge,
-    QueueUnbind,
-)
-from proxy.amqp.methods.messages import (
-    BasicAck,
-    BasicCancel,
-    BasicCancelOk,
-    BasicConsume,
-    BasicGet,
-    BasicGetOk,
-    BasicNack,
-    BasicQos,
-    BasicRecoverOk,
-    ConfirmSelect,
-    ConfirmSelectOk,
-    TxCommitOk,
-    TxRollbackOk,
-    TxSelect,
-    TxSelectOk,
-)
+from proxy.amqp.methods import conversation, entities, messages
 from proxy.amqp.wire import U16, U32, U64, Reader, longstr, shortstr
 
 
@@ -61,7 +14,10 @@ def ident(class_id: int, method_id: int) -> int:
     return class_id << 16 | method_id
 
 
-# Known by number only.
+# Told apart by number alone: those that only pass, and those whose arguments seldom matter.
+CHANNEL_OPEN = ident(20, 10)
+CHANNEL_CLOSE = ident(20, 40)
+CHANNEL_CLOSE_OK = ident(20, 41)
 ACCESS_REQUEST = ident(30, 10)
 BASIC_PUBLISH = ident(60, 40)
 BASIC_RETURN = ident(60, 50)
@@ -81,48 +37,48 @@ CONNECTION_UPDATE_SECRET_OK = ident(10, 71)
 # The wire type of each field: o octet, h short, l long, q longlong, s short string, S long string, b bit,
 # T field table (raw).
 _LAYOUT: dict[int, tuple[type[NamedTuple], str]] = {
-    ident(10, 10): (ConnectionStart, "ooTSS"),
-    ident(10, 11): (ConnectionStartOk, "TsSs"),
-    ident(10, 30): (ConnectionTune, "hlh"),
-    ident(10, 31): (ConnectionTuneOk, "hlh"),
-    ident(10, 40): (ConnectionOpen, "ssb"),
-    ident(10, 41): (ConnectionOpenOk, "s"),
-    ident(10, 50): (ConnectionClose, "hshh"),
-    ident(10, 51): (ConnectionCloseOk, ""),
-    ident(10, 60): (ConnectionBlocked, "s"),
-    ident(10, 61): (ConnectionUnblocked, ""),
-    ident(10, 70): (ConnectionUpdateSecret, "Ss"),
-    ident(20, 10): (ChannelOpen, "s"),
-    ident(20, 11): (ChannelOpenOk, "S"),
-    ident(20, 20): (ChannelFlow, "b"),
-    ident(20, 21): (ChannelFlowOk, "b"),
-    ident(20, 40): (ChannelClose, "hshh"),
-    ident(20, 41): (ChannelCloseOk, ""),
-    ident(40, 10): (ExchangeDeclare, "hssbbbbbT"),
-    ident(40, 20): (ExchangeDelete, "hsbb"),
-    ident(40, 30): (ExchangeBind, "hsssbT"),
-    ident(40, 40): (ExchangeUnbind, "hsssbT"),
-    ident(50, 10): (QueueDeclare, "hsbbbbbT"),
-    ident(50, 11): (QueueDeclareOk, "sll"),
-    ident(50, 20): (QueueBind, "hsssbT"),
-    ident(50, 30): (QueuePurge, "hsb"),
-    ident(50, 40): (QueueDelete, "hsbbb"),
-    ident(50, 50): (QueueUnbind, "hsssT"),
-    ident(60, 10): (BasicQos, "lhb"),
-    ident(60, 20): (BasicConsume, "hssbbbbT"),
-    ident(60, 30): (BasicCancel, "sb"),
-    ident(60, 31): (BasicCancelOk, "s"),
-    ident(60, 70): (BasicGet, "hsb"),
-    ident(60, 71): (BasicGetOk, "qbssl"),
-    ident(60, 80): (BasicAck, "qb"),
-    ident(60, 111): (BasicRecoverOk, ""),
-    ident(60, 120): (BasicNack, "qbb"),
-    ident(85, 10): (ConfirmSelect, "b"),
-    ident(85, 11): (ConfirmSelectOk, ""),
-    ident(90, 10): (TxSelect, ""),
-    ident(90, 11): (TxSelectOk, ""),
-    ident(90, 21): (TxCommitOk, ""),
-    ident(90, 31): (TxRollbackOk, ""),
+    ident(10, 10): (conversation.ConnectionStart, "ooTSS"),
+    ident(10, 11): (conversation.ConnectionStartOk, "TsSs"),
+    ident(10, 30): (conversation.ConnectionTune, "hlh"),
+    ident(10, 31): (conversation.ConnectionTuneOk, "hlh"),
+    ident(10, 40): (conversation.ConnectionOpen, "ssb"),
+    ident(10, 41): (conversation.ConnectionOpenOk, "s"),
+    ident(10, 50): (conversation.ConnectionClose, "hshh"),
+    ident(10, 51): (conversation.ConnectionCloseOk, ""),
+    ident(10, 60): (conversation.ConnectionBlocked, "s"),
+    ident(10, 61): (conversation.ConnectionUnblocked, ""),
+    ident(10, 70): (conversation.ConnectionUpdateSecret, "Ss"),
+    ident(20, 10): (conversation.ChannelOpen, "s"),
+    ident(20, 11): (conversation.ChannelOpenOk, "S"),
+    ident(20, 20): (conversation.ChannelFlow, "b"),
+    ident(20, 21): (conversation.ChannelFlowOk, "b"),
+    ident(20, 40): (conversation.ChannelClose, "hshh"),
+    ident(20, 41): (conversation.ChannelCloseOk, ""),
+    ident(40, 10): (entities.ExchangeDeclare, "hssbbbbbT"),
+    ident(40, 20): (entities.ExchangeDelete, "hsbb"),
+    ident(40, 30): (entities.ExchangeBind, "hsssbT"),
+    ident(40, 40): (entities.ExchangeUnbind, "hsssbT"),
+    ident(50, 10): (entities.QueueDeclare, "hsbbbbbT"),
+    ident(50, 11): (entities.QueueDeclareOk, "sll"),
+    ident(50, 20): (entities.QueueBind, "hsssbT"),
+    ident(50, 30): (entities.QueuePurge, "hsb"),
+    ident(50, 40): (entities.QueueDelete, "hsbbb"),
+    ident(50, 50): (entities.QueueUnbind, "hsssT"),
+    ident(60, 10): (messages.BasicQos, "lhb"),
+    ident(60, 20): (messages.BasicConsume, "hssbbbbT"),
+    ident(60, 30): (messages.BasicCancel, "sb"),
+    ident(60, 31): (messages.BasicCancelOk, "s"),
+    ident(60, 70): (messages.BasicGet, "hsb"),
+    ident(60, 71): (messages.BasicGetOk, "qbssl"),
+    ident(60, 80): (messages.BasicAck, "qb"),
+    ident(60, 111): (messages.BasicRecoverOk, ""),
+    ident(60, 120): (messages.BasicNack, "qbb"),
+    ident(85, 10): (messages.ConfirmSelect, "b"),
+    ident(85, 11): (messages.ConfirmSelectOk, ""),
+    ident(90, 10): (messages.TxSelect, ""),
+    ident(90, 11): (messages.TxSelectOk, ""),
+    ident(90, 21): (messages.TxCommitOk, ""),
+    ident(90, 31): (messages.TxRollbackOk, ""),
 }
 _IDS: dict[type, int] = {cls: number for number, (cls, _) in _LAYOUT.items()}
 
