@@ -327,7 +327,8 @@ class Requests:
             channel.ledgered = False
             channel.ledger.clear()
             channel.mode = TX
-            self.journal.tell_client(channel.number, m.TxSelectOk())
+            # Answered when the channel is closed for that, which has to wait for a large delivery under way.
+            channel.pending.append(Pending(m.method_id(m.TxSelect), frame))
             self.journal.lifecycle.restart(channel, "transactional from here on", open_upstream=True)
             return
         if channel.mode == PLAIN:

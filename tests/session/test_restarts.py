@@ -18,7 +18,7 @@ from tests.support.engine import (
     confirming,
     consuming,
 )
-from tests.support.engine_frames import ack, consume_ok, deliver, frames_of, get_ok, nack, on, publish
+from tests.support.engine_frames import ack, consume, consume_ok, deliver, frames_of, get_ok, nack, on, publish
 
 A = publish(1, b"a")
 OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
@@ -84,3 +84,13 @@ def test_the_answer_of_one_replay_is_not_taken_for_another():
     story = (consuming() >> FailOver()).forget() >> FromBroker(OPENED)
     story = (story >> FailOver("rabbit3:5672")).forget() >> FromBroker(OPENED, consume_ok(1))
     (story >> FromBroker(deliver(1, 1)) << ToClient(deliver(1, 1))).done()
+
+
+def test_a_channel_that_becomes_transactional_inside_a_large_delivery_is_answered_after_it():
+    first, *rest = frames_of(deliver(1, 1, bytes(9000), piece_bytes=3000))
+    covered = (consuming(delivery_hold_bytes_max=4096) >> FromClient(A)).forget() >> FromBroker(ack(1, 1))
+    story = covered >> FromBroker(first, *rest[:3]) << ToClient(first, *rest[:3])
+    select = on(1, m.TxSelect())
+    story = story >> FromClient(select) >> FromBroker(*rest[3:])
+    story = story << ToClient(*rest[3:], on(1, m.TxSelectOk())) << ToBroker(CLOSE_UPSTREAM)
+    (story >> FromBroker(CLOSED) >> After(1.0) << ToBroker(REOPENED, select, consume(1))).done()
