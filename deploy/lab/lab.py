@@ -43,7 +43,7 @@ Ctrl-C stops {stops}. Its log follows.
 LAB_HINTS = """  kill a broker (kill -9), then bring it back; `sessions` below says which one is in use:
     make lab-kill N=1
     make lab-start N=1
-  keep new sessions away from a broker (those that are there stay until it stops; then they fail over):
+  drain a broker (its sessions move to the others; stop it when it has none):
     ETCDCTL_API=3 etcdctl --endpoints={etcd} put {prefix}mq1 '{{"url": "{url}", "state": "drain"}}'
 """
 
