@@ -292,8 +292,11 @@ class Driver:
         leg.attached = True
         self._around.dialler.release(leg.endpoint)
         self._settle_counts()
-        if pool.withdrawn(leg.endpoint):  # since it was picked
+        # It may have been withdrawn since it was picked, or be the answer to a wish to leave another one.
+        if pool.withdrawn(leg.endpoint):
             self.engine.leave("its broker is to be left", self._loop.time())
+        else:
+            self.engine.stay(self._loop.time())
 
     def _hang_up(self, command: HangUp, now: float) -> None:
         if command.generation == self._dialled and self._dialling is not None:

@@ -66,8 +66,13 @@ class Attachment:
             self._reported.clear()
         if lost:
             self._tried.add(lost)
-        if journal.candidate is not None:
+        candidate = journal.candidate
+        if candidate is not None and candidate.stage is not Stage.RESTORING:
             return  # a move was under way: what it has found is what is needed now
+        if candidate is not None:
+            # The topology has gone on changing since it was declared there.
+            journal.hang_up(candidate)
+            self.restoration.abandon(candidate)
         if self._relapses <= FREE_ATTEMPTS:
             self.dial()
         else:

@@ -76,4 +76,7 @@ def _waiting(session: Session) -> str:
         return f"channels {leaving} leave their broker when the client has settled what it holds"
     if any(uplink.blocked for uplink in session.journal.uplinks):
         return "the broker has an alarm and blocks publishers"
-    return ""
+    settling = [channel.number for channel in channels if channel.settling_until is not None]
+    if settling:
+        return f"channels {settling} end or change their mode when what they published is confirmed"
+    return "" if session.pulse.reading else "the broker has not confirmed what fills the memory that a session may use"

@@ -106,6 +106,7 @@ class Loss:
             self._restoration.detach(channel)
             channel.attach(None)
             self._restarts.forget(channel)
+        attachment.failovers += 1
         journal.report("failover_started", endpoint=uplink.endpoint, reason=reason)
         if streaming:
             self._ending.because("lost_inside_body")
@@ -116,6 +117,8 @@ class Loss:
             if journal.phase is Phase.FLUSHING:
                 self._ending.flush()
         else:
+            if journal.uplink.generation < uplink.generation:
+                journal.lifecycle.move_failed()
             attachment.fell_back(reason, cause)
             self.attach_orphans()
 

@@ -62,24 +62,25 @@ class Move:
 
     def due(self) -> list[float | None]:
         """When `tick` has something to do."""
-        return [self.start_at, *self._until.values(), *self._stays.values()]
+        until = [at for channel, at in self._until.items() if channel.publish_left == NO_CONTENT]
+        return [self.start_at, *until, *self._stays.values()]
 
     @property
     def under_way(self) -> bool:
-        """There is a second broker connection, or one is wanted."""
-        return self.start_at is not None or self._journal.leaving is not None
+        """There is a second broker connection, or one is wanted soon."""
+        return self.start_at is not None or len(self._journal.uplinks) > 1
 
     def tick(self) -> None:
         """Begin when it is time."""
         if self.start_at is None or self._journal.now < self.start_at:
             return
         journal = self._journal
-        hindrances = tuple(obstacles(journal))
-        if hindrances or not self._at_rest():
+        anchors = tuple(_anchors(journal))
+        if anchors or not self._at_rest():
             self.start_at = journal.now + RETRY_S
-            if hindrances and hindrances != self._told:
-                self._told = hindrances
-                journal.report("session_stays", reason="; ".join(hindrances))
+            if anchors and anchors != self._told:
+                self._told = anchors
+                journal.report("session_stays", reason="; ".join(anchors))
             return
         self.start_at = None
         self._since = journal.now
@@ -152,6 +153,8 @@ class Move:
             if journal.now < self._stays[channel]:
                 return
             del self._stays[channel]
+        if channel.publish_left != NO_CONTENT:
+            return  # a method inside a content would end the connection; the end of the content leads here again
         until = self._until.setdefault(channel, journal.now + journal.policy.move_timeout_s)
         if journal.now >= until or _ties(journal, channel):
             self._stay(channel)
@@ -169,16 +172,16 @@ class Move:
             self._restarts.begin(channel, "", open_upstream=True, redeclare=False, polite=True)
 
     def _inside_something(self, channel: Channel) -> bool:
-        inside_content = channel.publish_left != NO_CONTENT or channel.deliver_left != NO_CONTENT
-        return inside_content or (channel.mode == TX and channel.tx_dirty)
+        return channel.deliver_left != NO_CONTENT or (channel.mode == TX and channel.tx_dirty)
 
     def _stay(self, channel: Channel) -> None:
         """The client keeps something for long: let it work on where it is."""
         journal = self._journal
         del self._until[channel]
         self._stays[channel] = journal.now + RETRY_S + journal.policy.move_timeout_s
-        for entry in channel.setup:
-            if entry.paused:
+        paused = any(entry.paused for entry in channel.setup)
+        for entry in channel.setup if paused else ():
+            if entry.paused or not entry.tag:  # a prefetch counts for the consumers after it
                 entry.paused = False
                 channel.out.append(entry.frame)
                 channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
@@ -192,31 +195,38 @@ class Move:
 
 
 def obstacles(journal: Journal) -> list[str]:
-    """What a move would make visible to the client, in words for people."""
-    found = [why for channel in journal.live_channels() for why in _channel_obstacles(journal, channel)]
+    """What a move at this moment would make visible to the client, in words for people."""
+    found = []
+    for channel in journal.live_channels():
+        if channel.mode == TX and channel.tx_dirty:
+            found.append(f"channel {channel.number} has an open transaction")
+        if channel.streaming:
+            found.append(f"channel {channel.number} is inside a large delivery")
+    return found + _anchors(journal)
+
+
+def _anchors(journal: Journal) -> list[str]:
+    """What holds the whole session where it is, until the client gives it up."""
+    found = [tie for channel in journal.live_channels() for tie in _ties(journal, channel)]
     for name, (declared, _) in journal.topology.queues.items():
         if declared.exclusive:
             found.append(f"exclusive queue {_shown(name)} lives on this broker")
     return found
 
 
-def _channel_obstacles(journal: Journal, channel: Channel) -> list[str]:
-    found = []
-    if channel.mode == TX and channel.tx_dirty:
-        found.append(f"channel {channel.number} has an open transaction")
-    if channel.streaming:
-        found.append(f"channel {channel.number} is inside a large delivery")
-    return found + _ties(journal, channel)
-
-
 def _ties(journal: Journal, channel: Channel) -> list[str]:
-    """What a channel would lose by cancelling its consumers."""
+    """What a channel would lose by leaving."""
     found = []
     for entry in channel.setup:
         if entry.queue == DIRECT_REPLY_TO:
             found.append(f"channel {channel.number} has a reply address on this broker")
+        elif entry.tag and b"x-stream-offset" in entry.frame:
+            found.append(f"channel {channel.number} has a place in the stream {_shown(entry.queue)}")
         elif entry.tag and journal.topology.is_auto_delete(entry.queue):
             found.append(f"auto-delete queue {_shown(entry.queue)} would go with its last consumer")
+        elif entry.tag and entry.queue in journal.topology.queues:
+            # After a move its consumer would be told of its end; a session that stays fails over and declares it again.
+            found.append(f"transient queue {_shown(entry.queue)} goes with its node")
     return found
 
 

@@ -251,9 +251,11 @@ class Session:
 
     def unite(self) -> None:
         """An exclusive queue belongs to one connection: the rest of a move is done at once, like a failover."""
-        leaving = self.journal.leaving
-        if leaving is not None:
-            self.loss.lost(leaving, "an exclusive queue needs all channels at one broker", None)
+        leaving, home = self.journal.leaving, self.journal.uplink
+        if leaving is not None and home is not None:
+            streaming = any(each.streaming and each.uplink is leaving for each in self.journal.live_channels())
+            given_up = home if streaming else leaving
+            self.loss.lost(given_up, "an exclusive queue needs all channels at one broker", None)
 
     def abandon_move(self, reason: str) -> None:
         """The broker to move to does not fit."""

@@ -72,13 +72,14 @@ def test_applications_on_nodes_found_in_etcd_do_not_notice_that_theirs_is_killed
     proxy.wait_endpoint(used, "up", 60)
 
 
-def test_a_node_that_etcd_asks_to_drain_keeps_its_sessions_and_gets_no_new_ones(
+def test_a_node_that_etcd_asks_to_drain_keeps_only_who_cannot_leave_and_gets_no_new_sessions(
     start_with_etcd: Callable[[str], Sidehop], cluster: Cluster, etcd: Etcd, queue_name: str
 ) -> None:
     proxy = start_with_etcd("round_robin")
     staying = PikaClient(proxy.port)
     channel = staying.channel(confirms=True)
     channel.declare(queue_name, durable=True, arguments={"x-queue-type": "quorum"})
+    private = channel.declare("", exclusive=True)
     (drained,) = endpoints_in_use(proxy)
 
     register_to_drain(etcd, cluster, drained)
@@ -96,6 +97,7 @@ def test_a_node_that_etcd_asks_to_drain_keeps_its_sessions_and_gets_no_new_ones(
     proxy.wait_for(lambda: drained not in endpoints_in_use(proxy), "the session to leave")
     channel.publish(b"elsewhere", queue_name)
     assert channel.count(queue_name) == 2
+    assert channel.count(private) == 0
 
     cluster.make_whole()
     register(etcd, cluster, drained)

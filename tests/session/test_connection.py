@@ -357,6 +357,10 @@ def test_no_wait_is_silent():
     assert "replay of channels [1]" in describe(story.session)["waiting"]
     story = (story >> FromBroker(on(1, m.ChannelOpenOk()))).forget() >> FromBroker(BLOCKED)
     assert "alarm" in describe(story.session)["waiting"]
+    closing = with_channel() >> FromClient(publish(1), on(1, m.ChannelClose(200, b"")))
+    assert "channels [1] end" in describe(closing.session)["waiting"]
+    full = confirming(unsettled_bytes_max=65536) >> FromClient(publish(1, bytes(70000)))
+    assert "not confirmed" in describe(full.session)["waiting"]
 
 
 def test_what_a_move_would_show_is_named():
@@ -383,6 +387,11 @@ def test_deliveries_to_a_client_that_left_are_dropped():
 def test_a_consumer_of_a_second_failover_in_a_row_comes_back():
     story = (consuming() >> FailOver()).forget()
     (story >> FailOver("rabbit3:5672") << ToBroker(REOPENED, consume(1))).done()
+
+
+def test_failovers_are_counted_for_the_operator():
+    story = (with_channel() >> FailOver("rabbit2:5672")).forget() >> FailOver("rabbit3:5672")
+    assert story.forget().session.attachment.failovers == 2
 
 
 def test_a_broker_that_refuses_connections_is_not_tried_again_before_the_others():

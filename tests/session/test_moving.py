@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.amqp import methods as m
+from proxy.amqp.wire import pack_table, text_value
 from proxy.session.commands import CloseClient, Dial
 from proxy.session.description import describe
 from tests.support.engine import (
@@ -56,6 +57,9 @@ CANCELLED = bare(1, m.ident(60, 31), b"\x01c")
 LEFT = on(0, m.ConnectionClose(200, b"moved to another broker"))
 BYE = on(0, m.ConnectionCloseOk())
 DIAL = Dial(2, frozenset({"rabbit1:5672"}), True)
+STREAM_ARGUMENTS = pack_table({b"x-stream-offset": text_value("first")})
+QOS = on(1, m.BasicQos(0, 10, False))
+QOS_OK = bare(1, m.ident(60, 11))
 
 
 def leaving(story):
@@ -138,14 +142,16 @@ def test_the_death_of_the_broker_that_is_left_is_a_failover_without_a_search():
 
 
 def test_the_death_of_the_new_broker_brings_channels_back_to_the_old_one():
-    story = (with_channel(1, 2) >> FromClient(consume(1))).forget()
+    story = (with_channel(1, 2, heartbeat_s=3600) >> FromClient(consume(1))).forget()
     story = (story >> FromBroker(consume_ok(1), deliver(1, 1))).forget()
     story = (leaving(story).forget() >> FromOld(on(2, m.ChannelCloseOk()))).forget() >> FromBroker(
         on(2, m.ChannelOpenOk())
     )
     story = story >> BrokerLost() << ToOld(on(2, m.ChannelOpen())) >> FromOld(on(2, m.ChannelOpenOk()))
     story = story << Reported("failover_done", {"endpoint": "rabbit1:5672"})
-    (story >> FromClient(ack(1, 1)) << ToOld(ack(1, 1))).done()
+    story = story >> FromClient(ack(1, 1)) << ToOld(ack(1, 1))
+    # It is still to be left.
+    (story >> After(30.0) << Dial(3, frozenset({"rabbit1:5672"}), True)).done()
 
 
 def test_the_death_of_the_old_broker_before_there_is_a_new_one_is_an_ordinary_failover():
@@ -185,7 +191,17 @@ def test_a_broker_that_is_not_left_after_all_is_stayed_with():
             on(1, m.QueueDeclareOk(b"x", 0, 0)) + consume_ok(1),
             "auto-delete queue 'x'",
         ),
+        (
+            declare(1, exclusive=False) + consume(1, b"x"),
+            on(1, m.QueueDeclareOk(b"x", 0, 0)) + consume_ok(1),
+            "transient queue 'x'",
+        ),
         (consume(1, b"amq.rabbitmq.reply-to", no_ack=True), consume_ok(1), "reply address"),
+        (
+            on(1, m.BasicConsume(0, b"s", b"c", False, False, False, False, STREAM_ARGUMENTS)),
+            consume_ok(1),
+            "a place in the stream 's'",
+        ),
     ],
 )
 def test_a_session_stays_where_leaving_would_show(asked, answers, why):
@@ -219,6 +235,15 @@ def test_half_a_publish_is_finished_where_it_began():
     story = leaving((confirming() >> FromClient(method)).forget())
     story = story >> FromClient(*rest) << ToOld(*rest) >> FromOld(ack(1, 1)) << ToClient(ack(1, 1)) << ToOld(CLOSE_OLD)
     (story >> FromOld(CLOSED) << ToOld(LEFT) << ToBroker(REOPENED, HIDDEN_CONFIRMS)).done()
+
+
+def test_nothing_is_said_inside_a_publish_of_a_channel_that_leaves_or_stays():
+    method, header, body = frames_of(publish(1, b"a"))
+    story = consuming(move_timeout_s=10.0, heartbeat_s=3600, publish_guarantee="as_sent") >> FromBroker(deliver(1, 1))
+    story = leaving((story.forget() >> FromClient(method)).forget()) >> FromClient(header) << ToOld(header)
+    story = story >> FromClient(body) << ToOld(body, CANCEL) >> FromOld(CANCELLED)
+    story = story >> FromClient(method) << ToOld(method) >> After(10.0)
+    (story >> FromClient(header, body) << ToOld(header, body, consume(1))).done()
 
 
 def test_a_consumer_that_begins_meanwhile_is_cancelled_there_and_comes_back_here():
@@ -285,3 +310,27 @@ def test_an_exclusive_queue_declared_before_the_other_broker_is_there_prevents_t
         story = (story >> Handshaken() >> FromOld(declared) << ToClient(declared)).forget()
     assert len(story.forget().session.journal.uplinks) == 1
     assert "exclusive queue" in describe(story.session)["reasons"][0]
+
+
+def test_a_consumer_that_comes_back_where_it_was_has_its_own_prefetch():
+    story = (with_channel(move_timeout_s=10.0, heartbeat_s=3600) >> FromClient(QOS, consume(1))).forget()
+    story = leaving((story >> FromBroker(QOS_OK, consume_ok(1), deliver(1, 1))).forget()) << ToOld(CANCEL)
+    (story >> FromOld(CANCELLED) >> After(10.0) << ToOld(QOS, consume(1))).done()
+
+
+def test_a_broker_lost_after_the_topology_was_declared_elsewhere_has_it_declared_again():
+    declared = on(1, m.QueueDeclareOk(b"x", 0, 0))
+    story = consuming() >> Leave() >> After(5.0) << DIAL >> FromClient(declare(1)) << ToOld(declare(1))
+    story = (story >> Handshaken() >> OldLost()).forget() >> After(0.0)
+    assert story.session.journal.candidate.generation == 3
+    assert declared not in story.to_client
+
+
+def test_a_large_delivery_is_not_torn_for_an_exclusive_queue():
+    first, *rest = frames_of(deliver(1, 1, bytes(9000), piece_bytes=3000))
+    story = (with_channel(1, 2, delivery_hold_bytes_max=4096) >> FromClient(consume(1))).forget()
+    story = (story >> FromBroker(consume_ok(1), first, *rest[:3])).forget()
+    story = leaving(story).forget() >> FromOld(on(2, m.ChannelCloseOk()))
+    story = story.forget() >> FromClient(declare(2))
+    assert len(story.forget().session.journal.uplinks) == 1
+    (story >> FromOld(rest[3]) << ToClient(rest[3])).forget()
