@@ -120,8 +120,8 @@ class Move:
         journal = self._journal
         leaving = journal.leaving
         if leaving is None:
-            self._until.clear()
             self._stays.clear()
+            self._resume_those_on_the_way()
             return
         if leaving.stage is not Stage.ATTACHED or journal.phase is not Phase.RUNNING:
             return
@@ -176,9 +176,20 @@ class Move:
 
     def _stay(self, channel: Channel) -> None:
         """The client keeps something for long: let it work on where it is."""
-        journal = self._journal
+        self._stays[channel] = self._journal.now + RETRY_S + self._journal.policy.move_timeout_s
+        self._resume(channel)
+
+    def _resume_those_on_the_way(self) -> None:
+        """The move is over. If the new broker was lost, some channels were about to leave the one that is home again."""
+        home, live = self._journal.uplink, self._journal.live_channels()
+        for channel in [each for each in self._until if each.publish_left == NO_CONTENT]:
+            if channel in live and channel.uplink is home is not None and channel.restart_at is None:
+                self._resume(channel)
+            else:
+                del self._until[channel]
+
+    def _resume(self, channel: Channel) -> None:
         del self._until[channel]
-        self._stays[channel] = journal.now + RETRY_S + journal.policy.move_timeout_s
         paused = any(entry.paused for entry in channel.setup)
         for entry in channel.setup if paused else ():
             if entry.paused or not entry.tag:  # a prefetch counts for the consumers after it

@@ -147,11 +147,22 @@ def test_the_death_of_the_new_broker_brings_channels_back_to_the_old_one():
     story = (leaving(story).forget() >> FromOld(on(2, m.ChannelCloseOk()))).forget() >> FromBroker(
         on(2, m.ChannelOpenOk())
     )
-    story = story >> BrokerLost() << ToOld(on(2, m.ChannelOpen())) >> FromOld(on(2, m.ChannelOpenOk()))
+    story = story >> BrokerLost() << ToOld(on(2, m.ChannelOpen()), consume(1))
+    story = story >> FromOld(on(2, m.ChannelOpenOk()), CANCELLED, consume_ok(1))
     story = story << Reported("failover_done", {"endpoint": "rabbit1:5672"})
     story = story >> FromClient(ack(1, 1)) << ToOld(ack(1, 1))
     # It is still to be left.
     (story >> After(30.0) << Dial(3, frozenset({"rabbit1:5672"}), True)).done()
+
+
+def test_the_death_of_the_new_broker_gives_back_what_was_about_to_leave():
+    story = (with_channel(1, 2, heartbeat_s=3600) >> FromClient(consume(1), on(2, m.ConfirmSelect(False)))).forget()
+    answers = consume_ok(1) + on(2, m.ConfirmSelectOk()) + deliver(1, 1)
+    story = (story >> FromBroker(answers)).forget()
+    story = (story >> FromClient(publish(2, b"a"))).forget()
+    story = leaving(story) << ToOld(CANCEL) >> FromOld(CANCELLED)
+    story = story >> FromClient(publish(2, b"b")) >> BrokerLost() << ToOld(consume(1), publish(2, b"b"))
+    story.done()
 
 
 def test_the_death_of_the_old_broker_before_there_is_a_new_one_is_an_ordinary_failover():
