@@ -142,7 +142,9 @@ class Restoration:
         """Answer what the loss of the broker itself has answered, and take back the rest."""
         journal = self.journal
         channel.detach()
-        asked = list(channel.pending)
+        # A cancel that a move asked for is done; asked again, it would end the consumer that is to come back.
+        cancel = m.method_id(m.BasicCancel)
+        asked = [each for each in channel.pending if each.request != cancel or each.answered is not None]
         # In order: an answer may not overtake that of an earlier request, which the next broker gives.
         while asked and self._implied(channel, asked[0]):
             del asked[0]

@@ -165,6 +165,11 @@ def test_the_death_of_the_new_broker_gives_back_what_was_about_to_leave():
     story.done()
 
 
+def test_a_cancel_that_the_old_broker_never_answered_is_not_asked_of_the_new_one():
+    story = leaving((consuming() >> FromClient(QOS)).forget()) << ToOld(CANCEL)
+    (story >> OldLost() << ToBroker(REOPENED, consume(1), QOS)).done()
+
+
 def test_the_death_of_the_old_broker_before_there_is_a_new_one_is_an_ordinary_failover():
     story = (consuming() >> Leave() >> After(5.0) << DIAL) >> OldLost() << Reported("failover_started")
     story = (story >> BrokerUp("rabbit2:5672")).forget()
