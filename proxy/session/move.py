@@ -18,6 +18,8 @@ from proxy.session.restarts import Restarts
 from proxy.session.restoration import DIRECT_REPLY_TO, Restoration
 from proxy.session.uplink import Stage
 
+CANCEL = m.method_id(m.BasicCancel)
+
 # When a session that could not leave tries again.
 RETRY_S = 30.0
 
@@ -191,7 +193,11 @@ class Move:
     def _resume(self, channel: Channel) -> None:
         del self._until[channel]
         paused = any(entry.paused for entry in channel.setup)
+        cancels = [each for each in channel.pending if each.request == CANCEL and each.answered is not None]
+        ended = [m.decode(m.BasicCancel, each.frame[7:-1]).consumer_tag for each in cancels]
         for entry in channel.setup if paused else ():
+            if entry.tag in ended:
+                continue  # by the client, meanwhile
             if entry.paused or not entry.tag:  # a prefetch counts for the consumers after it
                 entry.paused = False
                 channel.out.append(entry.frame)
@@ -202,7 +208,7 @@ class Move:
     def _ask(self, channel: Channel, request: m.BasicCancel) -> None:
         frame = method_frame(channel.number, request)
         channel.out.append(frame)
-        channel.pending.append(Pending(m.method_id(m.BasicCancel), frame, silent=True))
+        channel.pending.append(Pending(CANCEL, frame, silent=True))
 
 
 def obstacles(journal: Journal) -> list[str]:

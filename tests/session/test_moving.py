@@ -128,6 +128,12 @@ def test_a_client_that_holds_on_keeps_its_consumer_where_it_is():
     (story >> FromOld(CLOSED) << ToOld(LEFT) << ToBroker(REOPENED, consume(1))).done()
 
 
+def test_a_consumer_that_the_client_has_cancelled_meanwhile_does_not_come_back():
+    story = (consuming(move_timeout_s=10.0, heartbeat_s=3600) >> FromBroker(deliver(1, 1))).forget()
+    story = leaving(story) << ToOld(CANCEL) >> FromClient(CANCEL) << ToOld(CANCEL) >> After(10.0)
+    (story >> FromOld(CANCELLED, CANCELLED) << ToClient(CANCELLED)).done()
+
+
 def test_confirms_that_do_not_come_keep_nobody_waiting_for_ever():
     story = leaving((confirming(move_timeout_s=10.0, heartbeat_s=3600) >> FromClient(A)).forget())
     story = story >> FromClient(B) >> After(10.0) << ToOld(B)
