@@ -19,6 +19,7 @@ from proxy.session.restoration import DIRECT_REPLY_TO, Restoration
 from proxy.session.uplink import Stage
 
 CANCEL = m.method_id(m.BasicCancel)
+CHANNEL_CLOSE = m.method_id(m.ChannelClose)
 
 # When a session that could not leave tries again.
 RETRY_S = 30.0
@@ -155,6 +156,9 @@ class Move:
             if journal.now < self._stays[channel]:
                 return
             del self._stays[channel]
+        if any(request.request == CHANNEL_CLOSE for request in channel.pending):
+            self._until.pop(channel, None)
+            return  # it ends there; a method behind its close would end the connection
         if channel.publish_left != NO_CONTENT:
             return  # a method inside a content would end the connection; the end of the content leads here again
         until = self._until.setdefault(channel, journal.now + journal.policy.move_timeout_s)

@@ -134,6 +134,12 @@ def test_a_consumer_that_the_client_has_cancelled_meanwhile_does_not_come_back()
     (story >> FromOld(CANCELLED, CANCELLED) << ToClient(CANCELLED)).done()
 
 
+def test_a_channel_that_the_client_closes_is_left_alone():
+    closing = on(1, m.ChannelClose(200, b""))
+    story = leaving((consuming(heartbeat_s=3600) >> FromClient(closing)).forget()) >> After(40.0)
+    (story >> FromOld(CLOSED) << ToClient(CLOSED) << ToOld(LEFT)).done()
+
+
 def test_confirms_that_do_not_come_keep_nobody_waiting_for_ever():
     story = leaving((confirming(move_timeout_s=10.0, heartbeat_s=3600) >> FromClient(A)).forget())
     story = story >> FromClient(B) >> After(10.0) << ToOld(B)
