@@ -31,12 +31,19 @@ class Clock:
 
 
 class Wire:
-    """One direction of a connection: in order, late, and in pieces of its own choice."""
+    """One direction of a connection: in order, late, and in pieces of its own choice. `slowness` stretches delays."""
 
-    def __init__(self, clock: Clock, rng: random.Random, receive: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rng: random.Random,
+        receive: Callable[[bytes], None],
+        slowness: Callable[[], float] = lambda: 1.0,
+    ) -> None:
         self._clock = clock
         self._rng = rng
         self._receive = receive
+        self._slowness = slowness
         self._buffer = bytearray()
         self._pumping = False
         self._paused = False
@@ -65,7 +72,7 @@ class Wire:
     def _pump_soon(self) -> None:
         if not self._pumping and not self._dead and not self._paused:
             self._pumping = True
-            self._clock.after(self._rng.choice((0.0002, 0.001, 0.004)), self._pump)
+            self._clock.after(self._rng.choice((0.0002, 0.001, 0.004)) * self._slowness(), self._pump)
 
     def _pump(self) -> None:
         self._pumping = False

@@ -6,9 +6,11 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.session.commands import CloseClient, Dial
-from tests.simulation.client import SHARED, Client
+from tests.simulation.broker import Connection
+from tests.simulation.client import Client
+from tests.simulation.client_channel import GET, OK, SHARED
 from tests.simulation.clock import Clock
-from tests.simulation.cluster import Cluster, Connection, Queue
+from tests.simulation.cluster import Cluster, Queue
 from tests.support.engine import Story
 from tests.support.engine_frames import bind, consume, declare, on, publish
 
@@ -59,8 +61,8 @@ class Tape:
         self.clock = Clock()
         self.cluster = Cluster(self.clock, Always())
         for name in SHARED:
-            self.cluster.queues[name] = Queue(name, None)
-        self.cluster.may_settle = lambda body: body in self.client.settled
+            self.cluster.queues[name] = Queue(name)
+        self.cluster.may_settle = lambda body: body in self.client.account.settled
         self.story = Story()
         self.session = self.story.session
         self.line = None
@@ -74,30 +76,26 @@ class Tape:
     def script(self):
         client = self.client
         yield lambda: client.state == "running"
-        client._open(1)
-        yield lambda: client.channels[1].state == "open"
-        client._open(4)
-        mine = client.channels[4]
-        client._ask(mine, declare(4, b"own"), m.method_id(m.QueueDeclareOk))
-        client._ask(mine, bind(4, b"own", b"amq.topic"), m.ident(50, 21))
+        confirmer = client.open(1)
+        yield lambda: confirmer.state == "open"
+        mine = client.open(4)
+        mine.ask(declare(4, b"own"), OK["declare"])
+        mine.ask(bind(4, b"own", b"amq.topic"), OK["bind"])
         yield lambda: not mine.asked and mine.state == "open"
-        confirmer = client.channels[1]
         for body in (b"one", b"two", b"three"):
             confirmer.published += 1
             confirmer.unconfirmed[confirmer.published] = body
-            client.wanted.add(body)
+            client.account.wanted.add(body)
             client.send(publish(1, body, key=b"q1", piece_bytes=2))
         yield lambda: not confirmer.unconfirmed
-        client._ask(confirmer, on(1, m.BasicGet(0, b"q1", False)), (m.method_id(m.BasicGetOk), m.BASIC_GET_EMPTY))
+        confirmer.ask(on(1, m.BasicGet(0, b"q1", False)), GET)
         yield lambda: not confirmer.asked and not confirmer.arriving
-        client._settled(confirmer, list(confirmer.open_tags))
+        confirmer.settled(list(confirmer.open_tags))
         client.send(on(1, m.BasicAck(confirmer.last_tag, True)))
-        client._ask(
-            confirmer, consume(1, b"q1", b"c"), m.ident(60, 21), lambda _: confirmer.consumers.update({b"c": "on"})
-        )
-        yield lambda: all(client.seen[body] for body in client.wanted)
+        confirmer.ask(consume(1, b"q1", b"c"), OK["consume"], lambda _: confirmer.consumers.update({b"c": "on"}))
+        yield lambda: all(client.account.seen[body] for body in client.account.wanted)
         for tag in list(confirmer.open_tags):
-            client._settled(confirmer, [tag])
+            confirmer.settled([tag])
             client.send(on(1, m.BasicAck(tag, False)))
         yield lambda: True
         client.close()
@@ -167,8 +165,9 @@ class Tape:
 
     def check(self):
         assert self.client.state == "closed"
-        assert self.client.confirmed == self.client.wanted
-        assert all(self.cluster.taken[body] for body in self.client.wanted)
+        account = self.client.account
+        assert account.confirmed == account.wanted
+        assert all(self.cluster.taken[body] for body in account.wanted)
         load = self.session.journal.load
         assert (load.parked_bytes, load.unsettled_bytes) == (0, 0)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.__main__ import failure_of
+from tests.simulation.recipe import Recipe
 
 BLOCK = 10
 
 
 @pytest.mark.parametrize("start", range(0, 120, BLOCK))
 def test_every_promise_is_kept(start):
-    failures = [failure for seed in range(start, start + BLOCK) if (failure := failure_of(seed))]
+    failures = [failure for seed in range(start, start + BLOCK) if (failure := failure_of(Recipe(seed)))]
     assert not failures, failures[0]

@@ -1,0 +1,330 @@
+"""A broker's side of a channel: publishing, transactions, queues, consuming."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import BODY, HEADER, METHOD
+from proxy.amqp.wire import U64, Reader, shortstr
+from tests.simulation.cluster import Message, Queue
+from tests.support.engine_frames import bare, content, on
+
+if TYPE_CHECKING:
+    from tests.simulation.broker import Connection
+
+NO_EXCHANGE = b"nope"
+
+
+class Channel:
+    """What one node keeps for one channel."""
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self.connection = connection
+        self.cluster = connection.cluster
+        self.clock = connection.cluster.clock
+        self.rng = connection.rng
+        self.need = connection.need
+        self.number = number
+        self.gone = False
+        self.tag = 0
+        self.unacked: dict[int, tuple[Queue, Message]] = {}
+        self.consumers: dict[bytes, tuple[Queue, bool]] = {}
+        self.prefetch = 0
+        self.confirms = False
+        self.published = 0
+        self.confirmed = 0
+        self.taken: set[int] = set()
+        self.singles: set[int] = set()
+        self.poisoned = False
+        self.publishing: list | None = None  # exchange, key, bytes left (None: header due), body
+        # A transaction: what is published, what is settled (and whether it is to be queued again).
+        self.tx = False
+        self.tx_published: list[tuple[bytes, bytes]] = []
+        self.tx_settled: list[tuple[int, Queue, Message, bool]] = []
+
+    def has_room(self) -> bool:
+        return (
+            not self.gone
+            and not self.connection.node.frozen
+            and (not self.prefetch or len(self.unacked) < self.prefetch)
+        )
+
+    def say(self, data: bytes) -> None:
+        if not self.gone:
+            self.connection.say(data)
+
+    def answer(self, class_id: int, method_id: int, arguments: bytes = b"") -> None:
+        self.say(bare(self.number, m.ident(class_id, method_id), arguments))
+
+    def received(self, kind: int, ident: int, data: bytes) -> None:
+        if self.publishing is not None:
+            self._content(kind, data)
+            return
+        self.need(kind == METHOD or self.gone, "505 content that was not announced")
+        if ident == m.method_id(m.ChannelClose):
+            if not self.gone:
+                self.end()
+                del self.connection.channels[self.number]
+            self.connection.out.send(on(self.number, m.ChannelCloseOk()))
+        elif ident == m.method_id(m.ChannelCloseOk):
+            self.need(self.gone, "close-ok out of the blue")
+            del self.connection.channels[self.number]
+        elif not self.gone:
+            self.need(ident in self.METHODS, f"unknown method {ident >> 16}.{ident & 65535}")
+            self.METHODS[ident](self, data[7:-1])
+
+    def end(self) -> None:
+        """All that it held returns to the queues."""
+        self.gone = True
+        self.publishing = None
+        for queue, _ in self.consumers.values():
+            queue.consumers = deque(each for each in queue.consumers if each[0] is not self)
+        self._rollback_work()
+        self.cluster.requeue(list(self.unacked.values()))
+        self.unacked.clear()
+        self.consumers.clear()
+
+    def refuse(self, code: int, text: str) -> None:
+        self.say(on(self.number, m.ChannelClose(code, text.encode())))
+        self.end()
+
+    # Publishing.
+
+    def _confirm_select(self, payload: bytes) -> None:
+        self.need(not self.tx, "406 cannot switch from tx to confirm mode")
+        self.confirms = True
+        if not m.decode(m.ConfirmSelect, payload).nowait:
+            self.say(on(self.number, m.ConfirmSelectOk()))
+
+    def _publish(self, payload: bytes) -> None:
+        reader = Reader(payload, 6)
+        self.publishing = [reader.shortstr(), reader.shortstr(), None, b""]
+        self.connection.publishes = True
+        if self.connection.node.alarmed:
+            self.connection.block()
+
+    def _content(self, kind: int, data: bytes) -> None:
+        publishing = self.publishing
+        assert publishing is not None
+        if publishing[2] is None:
+            self.need(kind == HEADER, "505 expected a content header")
+            publishing[2] = U64.unpack_from(data, 11)[0]
+        else:
+            self.need(kind == BODY, "505 expected a content body")
+            publishing[3] += data[7:-1]
+            publishing[2] -= len(data) - 8
+            self.need(publishing[2] >= 0, "501 body longer than announced")
+        if publishing[2] == 0:
+            exchange, key, _, body = publishing
+            self.publishing = None
+            self._published(exchange, key, body)
+
+    def _published(self, exchange: bytes, key: bytes, body: bytes) -> None:
+        if exchange == NO_EXCHANGE:
+            self.need(self.number in self.cluster.careless, "404 no exchange")
+            self.refuse(404, "NOT_FOUND - no exchange 'nope' in vhost '/'")
+            return
+        if self.tx:
+            self.tx_published.append((key, body))
+            return
+        self.published += 1
+        number = self.published
+        if number == 1 and self.cluster.leaderless() and self.rng.random() < 0.5:
+            self.poisoned = True
+        delay_s = self.rng.choice((0.0, 0.001, 0.005, 0.05))
+        if self.poisoned and self.confirms:
+            self.clock.after(delay_s, lambda: self.say(on(self.number, m.BasicNack(number, False, False))))
+            return
+        self.clock.after(delay_s, lambda: self._take(number, key, body))
+
+    def _take(self, number: int, key: bytes, body: bytes) -> None:
+        if self.connection.crashed and self.rng.random() < 0.5:
+            return
+        self.cluster.take(key, body)
+        if self.confirms:
+            self.taken.add(number)
+            self.clock.after(self.rng.choice((0.0, 0.002, 0.02)), self._confirm)
+
+    def _confirm(self) -> None:
+        if self.gone or self.connection.closed or not self.taken:
+            return
+        if self.connection.node.frozen:
+            self.clock.after(1.0, self._confirm)
+            return
+        top = self.confirmed
+        while top + 1 in self.taken:
+            top += 1
+        if top > self.confirmed and self.rng.random() < 0.8:
+            self.taken.difference_update(range(self.confirmed + 1, top + 1))
+            self.say(on(self.number, m.BasicAck(top, top > self.confirmed + 1 or self.rng.random() < 0.3)))
+            self.confirmed = top
+        else:
+            number = self.rng.choice(sorted(self.taken))
+            self.taken.remove(number)
+            self.say(on(self.number, m.BasicAck(number, False)))
+            self.singles.add(number)
+        while self.confirmed + 1 in self.singles:
+            self.confirmed += 1
+        if self.taken:
+            self.clock.after(0.002, self._confirm)
+
+    # Transactions.
+
+    def _tx_select(self, payload: bytes) -> None:
+        self.need(not self.confirms, "406 cannot switch from confirm to tx mode")
+        self.tx = True
+        self.answer(90, 11)
+
+    def _tx_commit(self, payload: bytes) -> None:
+        self.need(self.tx, "406 channel is not transactional")
+        for key, body in self.tx_published:
+            self.cluster.take(key, body)
+        self.cluster.requeue([(queue, message) for _, queue, message, requeue in self.tx_settled if requeue])
+        self.tx_published.clear()
+        self.tx_settled.clear()
+        self.answer(90, 21)
+
+    def _tx_rollback(self, payload: bytes) -> None:
+        self.need(self.tx, "406 channel is not transactional")
+        self._rollback_work()
+        self.answer(90, 31)
+
+    def _rollback_work(self) -> None:
+        self.tx_published.clear()
+        self.unacked.update({tag: (queue, message) for tag, queue, message, _ in self.tx_settled})
+        self.unacked = dict(sorted(self.unacked.items()))
+        self.tx_settled.clear()
+
+    # Queues.
+
+    def _declare(self, payload: bytes) -> None:
+        q = m.decode(m.QueueDeclare, payload)
+        self.need(q.queue, "an unnamed queue was declared: its name could not be restored")
+        queues, connection = self.cluster.queues, self.connection
+        queue = queues.get(q.queue)
+        if queue is not None and queue.owner not in (None, connection):
+            self.refuse(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{q.queue!r}'")
+            return
+        if queue is None:
+            queues[q.queue] = queue = Queue(q.queue, connection if q.exclusive else None)
+            if q.exclusive:
+                connection.exclusive.add(q.queue)
+        if not q.nowait:
+            self.say(on(self.number, m.QueueDeclareOk(q.queue, len(queue.ready), len(queue.consumers))))
+
+    def _delete(self, payload: bytes) -> None:
+        name = m.decode(m.QueueDelete, payload).queue
+        self.connection.exclusive.discard(name)
+        self.cluster.delete(name)
+        self.answer(50, 41, b"\0\0\0\0")
+
+    # Consuming.
+
+    def _qos(self, payload: bytes) -> None:
+        self.prefetch = m.decode(m.BasicQos, payload).prefetch_count
+        self.answer(60, 11)
+
+    def _consume(self, payload: bytes) -> None:
+        q = m.decode(m.BasicConsume, payload)
+        self.need(q.consumer_tag not in self.consumers, f"530 reuse of consumer tag {q.consumer_tag!r}")
+        queue = self.cluster.queues.get(q.queue)
+        if queue is None:
+            self.refuse(404, f"NOT_FOUND - no queue {q.queue!r}")
+            return
+        self.need(queue.owner in (None, self.connection), "405 consume from somebody's exclusive queue")
+        self.consumers[q.consumer_tag] = (queue, q.no_ack)
+        queue.consumers.append((self, q.consumer_tag))
+        if not q.nowait:
+            self.answer(60, 21, shortstr(q.consumer_tag))
+        self.clock.after(0.0, lambda: self.cluster.dispatch(queue))
+
+    def deliver(self, tag: bytes, queue: Queue, message: Message) -> None:
+        self.tag += 1
+        if not self.consumers[tag][1]:
+            self.unacked[self.tag] = (queue, message)
+        arguments = shortstr(tag) + U64.pack(self.tag) + bytes((message.redelivered,)) + shortstr(b"") + shortstr(b"q")
+        self.say(bare(self.number, m.BASIC_DELIVER, arguments) + self._shown(message))
+
+    def _shown(self, message: Message) -> bytes:
+        pieces = (300, 1000) if len(message.body) < 2000 else (1000, 4000)
+        return content(self.number, message.body, self.rng.choice(pieces))
+
+    def _cancel(self, payload: bytes) -> None:
+        tag = m.decode(m.BasicCancel, payload).consumer_tag
+        queue, _ = self.consumers.pop(tag, (None, None))
+        if queue is not None:
+            queue.consumers.remove((self, tag))
+        self.say(on(self.number, m.BasicCancelOk(tag)))
+
+    def _get(self, payload: bytes) -> None:
+        q = m.decode(m.BasicGet, payload)
+        queue = self.cluster.queues.get(q.queue)
+        self.need(queue is not None, "404 get from a queue that is not there")
+        assert queue is not None
+        if not queue.ready:
+            self.say(bare(self.number, m.BASIC_GET_EMPTY, b"\0"))
+            return
+        message = queue.ready.pop(0)
+        self.tag += 1
+        if not q.no_ack:
+            self.unacked[self.tag] = (queue, message)
+        answer = m.BasicGetOk(self.tag, message.redelivered, b"", q.queue, len(queue.ready))
+        self.say(on(self.number, answer) + self._shown(message))
+
+    def _ack(self, payload: bytes) -> None:
+        self._settle(m.decode(m.BasicAck, payload), requeue=False)
+
+    def _nack(self, payload: bytes) -> None:
+        q = m.decode(m.BasicNack, payload)
+        self._settle(q, requeue=q.requeue)
+
+    def _reject(self, payload: bytes) -> None:
+        requeue = bool(payload[12])
+        self._settle(m.BasicNack(U64.unpack_from(payload, 4)[0], False, requeue), requeue=requeue)
+
+    def _settle(self, q: m.BasicAck | m.BasicNack, *, requeue: bool) -> None:
+        tag = q.delivery_tag
+        tags = [each for each in self.unacked if each <= tag or tag == 0] if q.multiple else [tag]
+        known = tag <= self.tag and all(each in self.unacked for each in tags) and bool(tags or tag == 0)
+        if not known:
+            self.need(self.number in self.cluster.careless, f"406 unknown delivery tag {tag}, multiple {q.multiple}")
+            self.refuse(406, f"PRECONDITION_FAILED - unknown delivery tag {tag}")
+            return
+        settled = [(each, *self.unacked.pop(each)) for each in tags]
+        for _, _, message in settled:
+            self.need(
+                self.cluster.may_settle(message.body), f"{message.body[:30]!r} was settled by nobody the client knows"
+            )
+        if self.tx:
+            self.tx_settled += [(*each, requeue) for each in settled]
+        elif requeue:
+            self.cluster.requeue([(queue, message) for _, queue, message in settled])
+        for queue in {id(queue): queue for queue, _ in self.consumers.values()}.values():
+            self.clock.after(0.0, lambda queue=queue: self.cluster.dispatch(queue))
+
+    def _recover(self, payload: bytes) -> None:
+        self.cluster.requeue(list(self.unacked.values()))
+        self.unacked.clear()
+        self.say(on(self.number, m.BasicRecoverOk()))
+
+    METHODS: ClassVar[dict[int, Callable[[Channel, bytes], None]]] = {
+        m.method_id(m.ConfirmSelect): _confirm_select,
+        m.method_id(m.TxSelect): _tx_select,
+        m.TX_COMMIT: _tx_commit,
+        m.TX_ROLLBACK: _tx_rollback,
+        m.method_id(m.QueueDeclare): _declare,
+        m.method_id(m.QueueDelete): _delete,
+        m.method_id(m.QueueBind): lambda self, _: self.answer(50, 21),
+        m.method_id(m.BasicQos): _qos,
+        m.method_id(m.BasicConsume): _consume,
+        m.method_id(m.BasicCancel): _cancel,
+        m.method_id(m.BasicGet): _get,
+        m.BASIC_PUBLISH: _publish,
+        m.BASIC_ACK: _ack,
+        m.BASIC_NACK: _nack,
+        m.BASIC_REJECT: _reject,
+        m.BASIC_RECOVER: _recover,
+    }

@@ -1,0 +1,72 @@
+"""What goes into the life of one seed. Leaving one ingredient out changes no draw of the others."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from proxy.session.policy import SessionPolicy
+from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, OWNER, PUBLISHER, TRANSACTOR
+
+# How many seeds of a hundred have it.
+SHARES = {
+    # What the client does.
+    "owner": 50, "transactions": 60, "careless": 50, "large": 30,
+    # What happens to nodes, to connections, and to the session.
+    "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
+    "delete": 50, "drain": 90,
+    # All nodes are down for longer than a session waits; nothing goes wrong, so that sessions move undisturbed.
+    "long_blackout": 5, "calm": 25,
+}  # fmt: skip
+# Where the time limit is short, only one thing may use it up.
+UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "calm")
+DISTURBING = ("crash", "leave", "hang", "cut", "operator", "blackout", "owner")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A seed, and which ingredients to leave out."""
+
+    seed: int
+    without: frozenset[str] = frozenset()
+
+    def has(self, ingredient: str) -> bool:
+        if ingredient in self.without:
+            return False
+        if ingredient in UNRELATED and self.has("long_blackout"):
+            return False
+        if ingredient in DISTURBING and self.has("calm"):
+            return False
+        return self.rng(ingredient).random() * 100 < SHARES[ingredient]
+
+    def rng(self, part: str) -> random.Random:
+        """Chance for one part of the world."""
+        return random.Random(f"{self.seed} {part}")
+
+    @property
+    def ingredients(self) -> list[str]:
+        return [name for name in SHARES if self.has(name)]
+
+    def roles(self) -> tuple[int, ...]:
+        extra = {"owner": OWNER, "transactions": TRANSACTOR, "careless": CARELESS}
+        return (CONFIRMER, PUBLISHER, CONSUMER, MIXED, *(role for name, role in extra.items() if self.has(name)))
+
+    def policy(self) -> SessionPolicy:
+        rng = self.rng("policy")
+        parked, unsettled, hold = rng.choice((65536, 8 << 20)), rng.choice((65536, 64 << 20)), rng.choice((4096, 16384))
+        return SessionPolicy(
+            failover_timeout_s=8.0 if self.has("long_blackout") else 60.0,
+            parked_bytes_max=parked,
+            unsettled_bytes_max=unsettled,
+            delivery_hold_bytes_max=hold if self.has("large") else 1 << 20,
+            move_spread_s=rng.choice((0.0, 1.0)),
+            move_timeout_s=rng.choice((0.1, 5.0)),
+        )
+
+    def large_bytes(self) -> int:
+        return self.rng("large").choice((6000, 20000, 90000)) if self.has("large") else 0
+
+    def command(self) -> str:
+        """What repeats it."""
+        without = f" --without {','.join(sorted(self.without))}" if self.without else ""
+        return f"python -m tests.simulation --seed {self.seed}{without}"
