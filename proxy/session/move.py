@@ -186,7 +186,7 @@ class Move:
         self._resume(channel)
 
     def _resume_those_on_the_way(self) -> None:
-        """The move is over. If the new broker was lost, some channels were about to leave the one that is home again."""
+        """The move is over. If the new broker was lost, some channels were about to leave what is home again."""
         home, live = self._journal.uplink, self._journal.live_channels()
         for channel in [each for each in self._until if each.publish_left == NO_CONTENT]:
             if channel in live and channel.uplink is home is not None and channel.restart_at is None:
