@@ -8,6 +8,7 @@ from tests.simulation.cluster import Node, Queue
 from tests.simulation.roles import CASUAL
 
 if TYPE_CHECKING:
+    from tests.simulation.broker import Connection
     from tests.simulation.world import World
 
 OPERATOR = "CONNECTION_FORCED - Closed via management plugin"
@@ -38,6 +39,7 @@ class Faults:
         self.world = world
         self.recipe = world.recipe
         self.rng = world.recipe.rng("faults")
+        self.tearing = world.recipe.rng("tear")
         self.clock = world.clock
         self.cluster = world.cluster
         self.active = True
@@ -48,6 +50,8 @@ class Faults:
     def start(self) -> None:
         if self.recipe.has("long_blackout"):
             self.clock.after(self.rng.uniform(1.0, 10.0), self._long_blackout)
+        if self.recipe.has("tear"):
+            self.world.shell.after_broker = self._tear
         self.clock.after(self.rng.uniform(0.0, 3.0), self._next)
 
     def stop(self) -> None:
@@ -112,6 +116,13 @@ class Faults:
             self.clock.after(rng.uniform(0.1, 2.0), self._declare_again)
         if kind in ("crash", "leave", "hang", "slow", "alarm"):
             self.clock.after(heal_s, lambda: self._heal(node, kind))
+
+    def _tear(self, connection: Connection) -> None:
+        """Break a connection while a large message streams through it."""
+        streaming = any(channel.streaming for channel in self.world.shell.session.journal.live_channels())
+        if streaming and self.active and not connection.closed and self.tearing.random() < 0.5:
+            self.say(f"tear {connection.node.name}")
+            connection.reset()
 
     def _declare_again(self) -> None:
         self.cluster.queues.setdefault(CASUAL, Queue(CASUAL))

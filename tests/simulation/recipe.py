@@ -14,13 +14,13 @@ SHARES = {
     "owner": 50, "transactions": 60, "careless": 50, "large": 30,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
-    "delete": 50, "drain": 90,
+    "delete": 50, "drain": 90, "tear": 40,
     # All nodes are down for longer than a session waits; nothing goes wrong, so that sessions move undisturbed.
     "long_blackout": 5, "calm": 25,
 }  # fmt: skip
 # Where the time limit is short, only one thing may use it up.
 UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "calm")
-DISTURBING = ("crash", "leave", "hang", "cut", "operator", "blackout", "owner")
+DISTURBING = ("tear", "crash", "leave", "hang", "cut", "operator", "blackout", "owner")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Shell:
         self.closed = False
         self.moves = 0
         self.story: list[str] = []
+        self.after_broker: Callable[[Connection], None] = lambda connection: None
         self._ticks_at = (0.0, 0)
         self._timer = 0
         self._chunk_bytes_max = 0
@@ -157,9 +158,12 @@ class Shell:
             self._event("dial_failed", generation, node.name, "refused")
             return
         connection = Connection(node, self.cluster.rng)
-        connection.out = Wire(
-            self.clock, self.rng, lambda data: self._event("from_broker", generation, data), node.slowness
-        )
+
+        def heard(data: bytes) -> None:
+            self._event("from_broker", generation, data)
+            self.after_broker(connection)
+
+        connection.out = Wire(self.clock, self.rng, heard, node.slowness)
         connection.on_reset = lambda: self._reset(generation)
         self.links[generation] = (connection, Wire(self.clock, self.rng, connection.received, node.slowness))
         if self.session.attachment.generation != generation or self.closed:
