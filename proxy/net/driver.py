@@ -13,7 +13,7 @@ from proxy.net.census import Census, SessionView
 from proxy.net.dialler import Dialler, NoBroker
 from proxy.net.link import Link
 from proxy.reports import Report, ReportSink
-from proxy.session.commands import Attached, CloseClient, Command, Dial, HangUp, Observe, ReadClient
+from proxy.session.commands import Attached, CloseClient, Command, Dial, HangUp, LookAround, Observe, ReadClient
 from proxy.session.counters import Counters
 from proxy.session.credentials import Face
 from proxy.session.description import describe
@@ -241,6 +241,8 @@ class Driver:
                 self._attached(self._legs[command.generation])
             case Observe():
                 self._observe(command, now)
+            case LookAround():
+                self._around.pool.look_around(now)
             case ReadClient():
                 self._reading = command.wanted
                 self._share_the_pace(now)

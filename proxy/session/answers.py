@@ -10,7 +10,8 @@ from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer
 from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.attachment import Attachment
-from proxy.session.channel import CONFIRM, HEADER_DUE, Channel, Pending
+from proxy.session.channel import HEADER_DUE, Channel, Pending
+from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink
@@ -21,7 +22,7 @@ ACCESS_REFUSED = 403
 class Answers:
     """The broker's side of the journal. It is the owner that the broker's scanner talks to."""
 
-    def __init__(self, journal: Journal, attachment: Attachment, restoration: Restoration) -> None:
+    def __init__(self, journal: Journal, attachment: Attachment, restoration: Restoration, confirms: Confirms) -> None:
         self.journal = journal
         self.restoration = restoration
         self.channels = journal.channels
@@ -29,6 +30,7 @@ class Answers:
         self.client_out: list[Buffer] = journal.client_out
         self.hold_bytes_max = journal.policy.delivery_hold_bytes_max
         self.attachment = attachment
+        self._confirms = confirms
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink
 
@@ -72,38 +74,8 @@ class Answers:
         handler_of(self, channel, frame)
 
     def broker_confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
-        """A confirm that the client does not expect, or under another number, or a refusal.
-
-        A refusal soon after a failover is not the client's business: a channel whose first publish met a queue
-        without a leader has everything refused until it is opened anew (RabbitMQ before 3.13).
-        """
-        journal = self.journal
-        if nack and self._holds_nack(channel):
-            if not channel.restart_wanted:
-                journal.lifecycle.restart(channel, "publish refused during recovery", open_upstream=True)
-            return
-        ledger = channel.ledger
-        number = ledger.number_of(tag)
-        settled = ledger.settle(number, multiple)
-        if settled:
-            self.counters.confirms += settled
-            if not nack:
-                channel.healed()
-            if channel.mode == CONFIRM and number > channel.confirm_base:
-                answer = (m.BasicNack, (False,)) if nack else (m.BasicAck, ())
-                journal.tell_client(channel.number, answer[0](number - channel.confirm_base, multiple, *answer[1]))
-        if not ledger.unsettled:
-            journal.lifecycle.settled(channel)
-
-    def _holds_nack(self, channel: Channel) -> bool:
-        journal = self.journal
-        if channel.restart_deadline is not None and journal.now > channel.restart_deadline:
-            return False
-        if any(request.request == m.CHANNEL_CLOSE for request in channel.pending):
-            return False
-        recovered_at = journal.recovered_at
-        soon = recovered_at is not None and journal.now < recovered_at + journal.policy.nack_hold_s
-        return soon or journal.troubled(journal.now)
+        """A confirm that the client does not expect, or under another number, or a refusal."""
+        self._confirms.take(channel, tag, multiple, nack)
 
     # Channel 0.
 

@@ -23,6 +23,7 @@ cdef class Channel:
     cdef public int no_ack
     cdef public bint confirm_passes
     cdef public long long confirm_base
+    cdef public list doubted
     cdef public Load load
     cdef public bint opened
     cdef public bint awaits_close_ok

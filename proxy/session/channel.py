@@ -68,6 +68,7 @@ class Channel:
         "confirm_passes",
         "deliver_left",
         "discarding",
+        "doubted",
         "flowing",
         "held",
         "held_bytes",
@@ -124,6 +125,8 @@ class Channel:
         self.no_ack = ACKED
         self.confirm_passes = False
         self.confirm_base = 0
+        # Confirms and a refusal before them that is not believed yet: tag, multiple, nack.
+        self.doubted: list[tuple[int, bool, bool]] = []
         # The journal.
         self.load = load
         self.opened = False
@@ -205,6 +208,10 @@ class Channel:
         self.setup.append(entry)
         self._count_no_ack()
 
+    def choose_confirm_path(self) -> None:
+        """Let confirms pass untouched if the broker counts as the client does."""
+        self.confirm_passes = self.mode == CONFIRM and self.confirm_base == 0 and self.ledger.untranslated
+
     def healed(self) -> None:
         """It works again: a later trouble is a new one."""
         self.restarts = 0
@@ -260,6 +267,7 @@ class Channel:
         self.release()
         self.ledger.clear()
         self.pending.clear()
+        self.doubted.clear()
         self.setup.clear()
         self.flowing = False
         self.muted = True

@@ -52,6 +52,11 @@ class Observe:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAround:
+    """See at once whether a broker has died: one refused what a well cluster would take."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReadClient:
     """Go on reading from the client, or stop because a limit is reached."""
 
@@ -63,4 +68,4 @@ class CloseClient:
     """The conversation is over: close the client's socket after what is written."""
 
 
-Command = Dial | HangUp | Attached | Observe | ReadClient | CloseClient | Report
+Command = Dial | HangUp | Attached | Observe | LookAround | ReadClient | CloseClient | Report

@@ -14,7 +14,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import METHOD, Buffer, method_frame
 from proxy.errors import ClientError
 from proxy.reports import Report
-from proxy.session.channel import Channel
+from proxy.session.channel import CONFIRM, Channel
 from proxy.session.commands import Command, HangUp
 from proxy.session.counters import Counters
 from proxy.session.credentials import Credentials, Face
@@ -215,6 +215,22 @@ class Journal:
         """Publishes that only we know to be unconfirmed; half a publish is none."""
         covered = [channel.ledger for channel in self.live_channels() if channel.covered]
         return sum(ledger.unsettled - int(ledger.unfinished) for ledger in covered)
+
+    def confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
+        """A broker's word on publishes counts, and is told to a client that waits for it, under the client's number."""
+        number = channel.ledger.number_of(tag)
+        settled = channel.ledger.settle(number, multiple)
+        if settled:
+            self.counters.confirms += settled
+            if not nack:
+                channel.healed()
+            if channel.mode == CONFIRM and number > channel.confirm_base:
+                own = number - channel.confirm_base
+                self.tell_client(
+                    channel.number, m.BasicNack(own, multiple, False) if nack else m.BasicAck(own, multiple)
+                )
+        if not channel.ledger.unsettled:
+            self.lifecycle.settled(channel)
 
     def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:
         """Tell the client that a channel is over. A close of its own that crosses this one is answered as well."""

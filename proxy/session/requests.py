@@ -315,7 +315,7 @@ class Requests:
             channel.mode = CONFIRM
             channel.ledgered = True
             channel.confirm_base = channel.ledger.window.top
-            channel.confirm_passes = channel.confirm_base == 0 and channel.ledger.untranslated
+            channel.choose_confirm_path()
         nowait = m.decode(m.ConfirmSelect, payload).nowait
         self._ask(channel, m.ConfirmSelect(nowait=False), silent=nowait)
 

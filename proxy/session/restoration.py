@@ -7,7 +7,7 @@ from collections import deque
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
-from proxy.session.channel import CONFIRM, TX, Channel, Pending, Setup
+from proxy.session.channel import TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
 from proxy.session.topology import Declaration
 from proxy.session.uplink import Uplink
@@ -141,6 +141,10 @@ class Restoration:
     def detach(self, channel: Channel) -> None:
         """Answer what the loss of the broker itself has answered, and take back the rest."""
         journal = self.journal
+        words, channel.doubted = channel.doubted, []
+        for tag, multiple, nack in words:
+            if not nack:  # a refusal is asked for once more, what was taken was taken
+                journal.confirm(channel, tag, multiple, nack)
         channel.detach()
         # A cancel that a move asked for is done; asked again, it would end the consumer that is to come back.
         cancel = m.method_id(m.BasicCancel)
@@ -233,7 +237,7 @@ class Restoration:
         ledger = channel.ledger
         channel.out.extend(ledger.replay())
         journal.counters.replayed_publishes += ledger.unsettled
-        channel.confirm_passes = channel.mode == CONFIRM and channel.confirm_base == 0 and ledger.untranslated
+        channel.choose_confirm_path()
 
     def refused(self, channel: Channel, close: m.ChannelClose) -> None:
         """The broker refused a step of a channel's replay: wait and try again, or tell the client if it is final."""

@@ -16,6 +16,7 @@ from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
 from proxy.session.channel import Channel
 from proxy.session.commands import Observation, ReadClient
+from proxy.session.confirms import Confirms
 from proxy.session.credentials import Face
 from proxy.session.ending import Ending
 from proxy.session.greeting import spoken
@@ -55,7 +56,8 @@ class Session:
         self.restoration = Restoration(self.journal)
         self.attachment = Attachment(self.journal, self.restoration, place_by_vhost)
         self.requests = Requests(self.journal)
-        self.answers = Answers(self.journal, self.attachment, self.restoration)
+        self.confirms = Confirms(self.journal)
+        self.answers = Answers(self.journal, self.attachment, self.restoration, self.confirms)
         self.restarts = Restarts(self.journal, self.restoration, self.requests)
         self.pulse = Pulse(self.journal)
         self.stopwatch = Stopwatch(self.journal)
@@ -173,6 +175,7 @@ class Session:
         if self.restoration.retry_at is not None and now >= self.restoration.retry_at:
             self.restoration.retry()
         self.move.tick()
+        self.confirms.tick()
         for channel in journal.live_channels() if journal.load.parked_bytes else ():
             if channel.settling_until is not None and now >= channel.settling_until:
                 self.settled(channel)
@@ -188,6 +191,7 @@ class Session:
         due = [self.ending.until, attachment.retry_at, self.restoration.retry_at]
         due.extend(self.restarts.due())
         due.extend(self.move.due())
+        due.extend(self.confirms.due())
         due.extend(self.pulse.due())
         if attachment.searching:
             due.append(attachment.deadline)
@@ -205,6 +209,7 @@ class Session:
             and not self.journal.load.parked_bytes
             and not self.restarts.under_way
             and not self.move.under_way
+            and not self.confirms.due()
             and self.restoration.retry_at is None
         )
 

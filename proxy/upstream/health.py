@@ -129,6 +129,10 @@ class Health:
         """Whether it may be picked like any well endpoint: it is up, or on probation and no session is trying it."""
         return self.state == "up" or (self._probation and now >= self._trial_until_s)
 
+    def probe_soon(self, now: float) -> None:
+        """Have it probed now instead of later."""
+        self.next_probe_at_s = min(self.next_probe_at_s, now)
+
     @property
     def reserve(self) -> bool:
         """Whether it may be picked when no preferred endpoint is left."""

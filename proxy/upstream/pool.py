@@ -265,6 +265,12 @@ class Pool:
         waiting = (member.health.next_probe_at_s for member in self._members.values() if member.probing is None)
         return min(waiting, default=None)
 
+    def look_around(self, now: float) -> None:
+        """Probe every endpoint as soon as possible: a session has met what a well cluster does not do."""
+        for member in self._members.values():
+            member.health.probe_soon(now)
+        self._settle(now)
+
     def on_due(self, callback: Callable[[], None]) -> None:
         """Have `callback()` called whenever `next_probe_at` has changed, so that the prober need not poll."""
         self._on_due.append(callback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.amqp import methods as m
-from proxy.session.commands import CloseClient
+from proxy.session.commands import CloseClient, LookAround
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
     REOPENED,
@@ -220,8 +220,45 @@ def test_a_channel_that_stays_poisoned_is_given_up_honestly():
     (story >> FromBroker(nack(1, 1)) << ToClient(nack(1, 1))).done()
 
 
-def test_a_refusal_by_a_healthy_broker_is_the_clients():
-    (confirming() >> FromClient(A) << ToBroker(A) >> FromBroker(nack(1, 1)) << ToClient(nack(1, 1))).done()
+def refused(**given):
+    """A broker refuses the client's publish A, though all brokers are thought to be well."""
+    return (confirming(**given) >> FromClient(A)).forget() >> FromBroker(nack(1, 1)) << LookAround()
+
+
+def test_a_refusal_by_a_healthy_broker_is_the_clients_when_somebody_has_looked():
+    story = refused() >> After(0.5) << ToClient(nack(1, 1)) >> FromClient(B) << ToBroker(B)
+    # Others follow at once: a full queue refuses many.
+    (story >> FromBroker(nack(1, 2)) << ToClient(nack(1, 2))).done()
+
+
+def test_a_healthy_cluster_is_looked_at_again_later():
+    story = (refused(heartbeat_s=60) >> After(0.5)).forget() >> After(10.0) >> FromClient(B) << ToBroker(B)
+    (story >> FromBroker(nack(1, 2)) << LookAround()).done()
+
+
+def test_what_is_confirmed_after_a_doubtful_refusal_is_told_after_it():
+    story = refused() >> FromClient(B, C) << ToBroker(B, C) >> FromBroker(ack(1, 3, True))
+    story = story >> After(0.5) << ToClient(nack(1, 1), ack(1, 3, True))
+    assert story.done().journal.load.unsettled_bytes == 0
+
+
+def test_a_refusal_by_a_cluster_whose_loss_becomes_known_is_published_again():
+    story = refused() >> FromClient(B) << ToBroker(B) >> FromBroker(ack(1, 2))
+    story.troubled = True
+    story = story >> After(0.5) << ToClient(ack(1, 2)) << ToBroker(CLOSED)
+    story = story >> FromBroker(on(1, m.ChannelCloseOk())) >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)
+    (story >> FromBroker(on(1, m.ChannelOpenOk()), ack(1, 1)) << ToClient(ack(1, 1))).done()
+
+
+def test_a_broker_lost_while_its_refusal_is_doubted_keeps_what_it_has_confirmed():
+    story = refused() >> FromClient(B) << ToBroker(B) >> FromBroker(ack(1, 2)) >> FailOver() << ToClient(ack(1, 2))
+    (story << ToBroker(REOPENED, HIDDEN_CONFIRMS, A) >> After(0.5)).done()
+
+
+def test_a_channel_that_ends_while_a_refusal_is_doubted_ends():
+    gone = on(1, m.ChannelClose(404, b"NOT_FOUND"))
+    story = refused() >> FromBroker(gone) << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(gone)
+    (story >> After(0.5)).done()
 
 
 def test_a_refusal_while_the_cluster_is_in_trouble_is_held():
@@ -232,7 +269,7 @@ def test_a_refusal_while_the_cluster_is_in_trouble_is_held():
 
 def test_a_refusal_long_after_the_failover_is_the_clients():
     story = recovered(nack_hold_s=5.0, heartbeat_s=60.0) >> After(6.0)
-    (story >> FromBroker(nack(1, 1)) << ToClient(nack(1, 1))).done()
+    (story >> FromBroker(nack(1, 1)) << LookAround() >> After(0.5) << ToClient(nack(1, 1))).done()
 
 
 def test_a_refusal_on_a_channel_that_the_client_closes_is_not_recovered_from():

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from proxy.amqp import methods as m
 from proxy.amqp.frames import PROTOCOL_HEADER
 from proxy.reports import Report
-from proxy.session.commands import Attached, CloseClient, Dial, HangUp, Observe, ReadClient
+from proxy.session.commands import Attached, CloseClient, Dial, HangUp, LookAround, Observe, ReadClient
 from proxy.session.credentials import Face
 from proxy.session.policy import SessionPolicy
 from proxy.session.session import Session
@@ -310,7 +310,7 @@ class Story:
                 case ReadClient(wanted):
                     self.reading = wanted
                     self.commands.append(command)
-                case Dial() | CloseClient():
+                case Dial() | CloseClient() | LookAround():
                     self.commands.append(command)
 
 

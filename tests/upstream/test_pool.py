@@ -364,6 +364,15 @@ class TestEjection:
         assert lab.states() == {"mq0": "up", "mq1": "ejected", "mq2": "up"}
 
 
+def test_everything_is_probed_at_once_when_a_session_has_doubts():
+    lab = Lab("mq1", "mq2").run(30)
+    assert lab.pool.next_probe_at(lab.now) > lab.now
+    lab.pool.look_around(lab.now)
+    assert {probe.endpoint.name for probe in lab.pool.probes_due(lab.now)} == {"mq1", "mq2"}
+    lab.pool.look_around(lab.now)
+    assert lab.pool.probes_due(lab.now) == []  # one at a time for each
+
+
 class TestTellingTheDriver:
     def test_a_death_that_a_probe_confirms_is_told_once(self):
         lab = Lab("mq1", "mq2").attach("mq1").saw("mq1", "lost").run(60, dead={"mq1"})

@@ -1,0 +1,85 @@
+"""A queue refuses messages at once when its home dies, and nobody else knows of that death yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import aio_pika
+
+from tests.support.clients import NotAccepted, PikaClient
+from tests.support.cluster import Cluster
+from tests.support.sidehop import Sidehop
+
+WINDOW = 300
+
+
+async def flood(port: int, queue: str, kill: Callable[[], None]) -> int:
+    """Publish with many confirms open, kill in the middle of it, and raise whatever is not a confirm."""
+    connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{port}/")
+    async with connection:
+        channel = await connection.channel()
+        confirmed = 0
+        room = asyncio.Semaphore(WINDOW)
+
+        async def publish(number: int) -> None:
+            nonlocal confirmed
+            message = aio_pika.Message(str(number).encode(), delivery_mode=2)
+            await channel.default_exchange.publish(message, queue, mandatory=False)
+            confirmed += 1
+            room.release()
+
+        async with asyncio.TaskGroup() as group:
+            killing: asyncio.Future[None] | None = None
+            for number in range(20 * WINDOW):
+                await room.acquire()
+                group.create_task(publish(number))
+                if number == 5 * WINDOW:
+                    killing = asyncio.get_running_loop().run_in_executor(None, kill)
+            assert killing is not None
+            await killing
+    return confirmed
+
+
+def test_refusals_because_of_a_dead_node_that_nobody_knows_of_are_not_the_clients(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    direct = PikaClient(cluster.amqp_port(2))
+    direct.channel().declare(queue_name, durable=True)  # a classic queue, whose home is node 2
+    direct.close()
+    nodes = [part for address in cluster.addresses for part in ("--node", address)]
+    # The only session is on node 1, and no probe is due for a long time.
+    proxy = start_sidehop("--policy", "first", *nodes, env={"SIDEHOP_HEALTH__INTERVAL_S": "600"})
+    proxy.wait_for(lambda: all(each["probes_ok"] for each in proxy.endpoints()), "the first look at each node")
+
+    confirmed = asyncio.run(flood(proxy.port, queue_name, lambda: cluster.kill9(2)))
+
+    assert confirmed == 20 * WINDOW
+    assert [line["reason"] for line in proxy.events("channel_restarted")][:1] == ["publish refused during recovery"]
+    assert proxy.events("failover_started") == []
+    cluster.make_whole()
+    direct = PikaClient(cluster.amqp_port(2))
+    direct.channel().delete(queue_name)
+    direct.close()
+
+
+def test_a_full_queue_refuses_and_the_client_hears_it(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    nodes = [part for address in cluster.addresses for part in ("--node", address)]
+    proxy = start_sidehop(*nodes)
+    client = PikaClient(proxy.port)
+    channel = client.channel(confirms=True)
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    channel.declare(queue_name, durable=True, arguments=arguments)
+    refused = 0
+    for _ in range(20):
+        try:
+            channel.publish(b"m", queue_name)
+        except NotAccepted:
+            refused += 1
+    assert 15 <= refused < 20
+    assert proxy.events("channel_restarted") == []
+    assert client.is_open
+    channel.delete(queue_name)
+    client.close()
