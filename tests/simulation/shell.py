@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from proxy.session.commands import Attached, CloseClient, Dial, HangUp, Observe, ReadClient
+from proxy.session.commands import Attached, CloseClient, Dial, HangUp, LookAround, Observe, ReadClient
 from proxy.session.credentials import Face
 from proxy.session.description import describe
 from proxy.session.journal import Phase
@@ -122,7 +122,7 @@ class Shell:
                     self.to_engine.pause(not wanted)
                 case CloseClient():
                     self.closed = True
-                case Attached() | Observe():
+                case Attached() | Observe() | LookAround():
                     pass
                 case report:
                     self._reported(report.event, report.facts, moving)
