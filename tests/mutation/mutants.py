@@ -92,12 +92,6 @@ MUTANTS = (
     ),
     Mutant(
         "channel.py",
-        "self.parked.appendleft(unfinished)",
-        "self.parked.append(unfinished)",
-        "the beginning of a half publish comes behind what was parked",
-    ),
-    Mutant(
-        "channel.py",
         "        self.parked.append(frame)\n",
         "        self.parked.appendleft(frame)\n",
         "parked frames are sent in the wrong order",

@@ -65,6 +65,11 @@ def test_what_belongs_to_all_is_left_alone():
     (story >> FailOver() << ToBroker(REOPENED)).done()
 
 
+def test_an_exclusive_queue_goes_with_its_connection_though_it_is_durable():
+    story = asked(with_channel(), (declare(1, durable=True), declare_ok(1)))
+    (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1, durable=True)))).done()
+
+
 def test_a_nowait_declaration_is_asked_aloud_and_its_answer_kept_from_the_client():
     story = with_channel() >> FromClient(declare(1, nowait=True)) << ToBroker(declare(1)) >> FromBroker(declare_ok(1))
     (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()

@@ -163,6 +163,15 @@ LedgerAndAList.TestCase.settings = settings(max_examples=40, stateful_step_count
 TestLedger = LedgerAndAList.TestCase
 
 
+def test_what_was_settled_before_a_half_publish_is_given_up_when_that_is_taken_back():
+    ledger = Ledger(load := Load())
+    whole, half = publish(1, b"whole"), frames_of(publish(1, b"half"))[0]
+    ledger.record(whole + half, 0, len(whole + half), 2, True)
+    assert ledger.settle(1, multiple=False) == 1
+    assert ledger.take_unfinished() == half
+    assert load.unsettled_bytes == 0
+
+
 def test_a_small_publish_does_not_keep_its_chunk_alive():
     chunk = bytes(200_000) + publish(1)
     ledger = Ledger(Load())

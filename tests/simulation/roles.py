@@ -96,7 +96,8 @@ class Owner(ClientChannel):
             self.queue = m.decode(m.QueueDeclareOk, payload).queue
 
         name = f"own{self.client.number()}".encode() if named else b""
-        self.ask(declare(self.number, name), OK["declare"], declared)
+        durable = self.rng.random() < 0.3
+        self.ask(declare(self.number, name, durable=durable), OK["declare"], declared)
         self.ask(bind(self.number, name, b"amq.topic", b"k"), OK["bind"])
 
 
