@@ -154,10 +154,7 @@ class Driver:
             return
         now = self._loop.time()
         try:
-            if withdrawn:
-                self.engine.leave("its broker is to be left", now)
-            else:
-                self.engine.stay(now)
+            self._heed(withdrawn, now)
             self._carry_out(now)
         except Exception:
             self._bug(now)
@@ -295,10 +292,14 @@ class Driver:
         self._around.dialler.release(leg.endpoint)
         self._settle_counts()
         # It may have been withdrawn since it was picked, or be the answer to a wish to leave another one.
-        if pool.withdrawn(leg.endpoint):
-            self.engine.leave("its broker is to be left", self._loop.time())
+        self._heed(pool.withdrawn(leg.endpoint), self._loop.time())
+
+    def _heed(self, withdrawn: bool, now: float) -> None:
+        if withdrawn:
+            self.engine.leave("its broker is to be left", now)
+            self._was_steady = False  # the timer is set for heartbeats only
         else:
-            self.engine.stay(self._loop.time())
+            self.engine.stay(now)
 
     def _hang_up(self, command: HangUp, now: float) -> None:
         if command.generation == self._dialled and self._dialling is not None:
@@ -338,6 +339,8 @@ class Driver:
         if endpoint != self.endpoint:
             self._count_off()
             self.endpoint = endpoint
+            if endpoint and not self._around.pool.withdrawn(endpoint):
+                self.engine.stay(self._loop.time())
 
     def _count_off(self) -> None:
         done = self.counters.take()

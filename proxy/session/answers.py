@@ -87,22 +87,19 @@ class Answers:
 
     def _blocked(self, frame: bytes, payload: bytes) -> None:
         self.speaker.blocked = True
-        self._to_capable(frame)
+        self.journal.review_blocked(m.decode(m.ConnectionBlocked, payload))
 
     def _unblocked(self, frame: bytes, payload: bytes) -> None:
         self.speaker.blocked = False
-        if not any(uplink.blocked for uplink in self.journal.uplinks):
-            self._to_capable(frame)
-
-    def _to_capable(self, frame: bytes) -> None:
-        credentials = self.journal.credentials
-        if credentials is not None and credentials.can(b"connection.blocked"):
-            self.client_out.append(frame)
+        self.journal.review_blocked(m.ConnectionUnblocked())
 
     def _secret_updated(self, frame: bytes, payload: bytes) -> None:
         journal = self.journal
-        if not journal.secret_updates or journal.credentials is None:
+        if not self.speaker.secrets_asked or journal.credentials is None:
             raise BrokerError("broker answered an update-secret that nobody asked for")
+        self.speaker.secrets_asked -= 1
+        if self.speaker is not journal.uplink or not journal.secret_updates:
+            return  # the answer of the broker that matters is the client's
         secret, _ = journal.secret_updates.pop(0)
         journal.credentials = journal.credentials.with_secret(secret)
         self.client_out.append(frame)

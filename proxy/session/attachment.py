@@ -70,9 +70,8 @@ class Attachment:
         if candidate is not None and candidate.stage is not Stage.RESTORING:
             return  # a move was under way: what it has found is what is needed now
         if candidate is not None:
-            # The topology has gone on changing since it was declared there.
-            journal.hang_up(candidate)
-            self.restoration.abandon(candidate)
+            # It waits for the end of a move's preparations, where no topology is declared.
+            journal.hang_up(candidate, goodbye=b"needed in another way")
         if self._relapses <= FREE_ATTEMPTS:
             self.dial()
         else:
@@ -189,10 +188,11 @@ class Attachment:
         uplink.stage = Stage.RESTORING
         uplink.stage_deadline = None
         self._observe(uplink, "handshaken")
-        if not self.searching and not self.restoration.topology_done:
-            self.failed("a channel is being set up again meanwhile")
-            return
-        self.restoration.begin(uplink)
+        if self.searching:
+            self.restoration.begin(uplink)
+        else:
+            # A session on the move declares nothing again: what it needs is there, or it would stay.
+            uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
         if journal.phase is Phase.OPENING:
             journal.phase = Phase.RUNNING
             journal.tell_client(0, m.ConnectionOpenOk())
@@ -203,12 +203,16 @@ class Attachment:
         uplink = journal.candidate
         assert uplink is not None
         uplink.stage = Stage.ATTACHED
+        uplink.stage_deadline = None
+        if journal.leaving is not None:
+            journal.hang_up(journal.leaving, abort=True)  # it was only waiting for its close to be answered
         journal.candidate, journal.uplink, journal.leaving = None, uplink, journal.uplink
+        for _, frame in journal.secret_updates:
+            uplink.update_secret(frame)
+        if self.searching and self.reason:
+            journal.recovered_at = journal.now
         self.searching = False
         self._attached_at = journal.now
-        uplink.out.extend(frame for _, frame in journal.secret_updates)
-        if self.reason:
-            journal.recovered_at = journal.now
         journal.commands.append(Attached(uplink.generation))
 
     def failed(self, reason: str, outcome: Observation | None = None) -> None:
@@ -248,10 +252,11 @@ class Attachment:
         text = close.reply_text.decode("utf-8", "replace")
         # What one tenant has used up or broken there is no fault of the node: nobody else must suffer for it.
         tenants = " limit " in text or "vhost" in text
-        elsewhere = close.reply_code in (320, 541) or (self.resumes and " limit " in text) or not self.searching
+        nodes = close.reply_code in (320, 541)
+        elsewhere = nodes or (self.resumes and " limit " in text)
         if not elsewhere:
             self._refusals += 1
-        if elsewhere or (self.resumes and self._refusals < LOGIN_REFUSALS_MAX):
+        if elsewhere or not self.searching or (self.resumes and self._refusals < LOGIN_REFUSALS_MAX):
             self.failed(text, "handshake_failed" if elsewhere and not tenants else None)
             return
         self.searching = False

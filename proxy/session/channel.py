@@ -56,6 +56,7 @@ class Setup:
     queue: bytes = b""
     no_ack: bool = False
     is_global: bool = False
+    exclusive: bool = False
     paused: bool = False
 
 

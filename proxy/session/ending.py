@@ -130,7 +130,7 @@ class Ending:
                 uplink.stage = Stage.CLOSING
                 uplink.tell(0, m.ConnectionClose(200, b"client closed the connection"))
             elif uplink.stage is not Stage.CLOSING:
-                journal.hang_up(uplink)
+                journal.hang_up(uplink, goodbye=b"client closed the connection")
 
     def _leave_broker(self) -> None:
         journal = self._journal
@@ -138,7 +138,5 @@ class Ending:
             journal.end_channel(channel, awaits_close_ok=True)
         self._attachment.stop()
         for uplink in journal.uplinks:
-            if uplink.stage in (Stage.RESTORING, Stage.ATTACHED):
-                uplink.tell(0, m.ConnectionClose(200, b"client is gone"))
-            journal.hang_up(uplink)
+            journal.hang_up(uplink, goodbye=b"client is gone")
             self._restoration.abandon(uplink)

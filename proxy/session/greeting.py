@@ -10,6 +10,7 @@ from proxy.amqp.frames import method_frame
 from proxy.errors import ClientError
 from proxy.session.credentials import MECHANISMS, Credentials
 from proxy.session.journal import Journal, Phase
+from proxy.session.uplink import Stage
 
 # A client renews its token now and then; more than this many at once without an answer is no renewal.
 SECRET_UPDATES_MAX = 8
@@ -75,8 +76,9 @@ class Greeting:
         update = m.decode(m.ConnectionUpdateSecret, payload)
         frame = method_frame(0, update)
         journal.secret_updates.append((update.new_secret, frame))
-        if journal.uplink is not None:
-            journal.uplink.out.append(frame)
+        for uplink in (journal.uplink, journal.leaving):
+            if uplink is not None and uplink.stage is Stage.ATTACHED:
+                uplink.update_secret(frame)
 
     def _expect(self, phase: Phase, what: str) -> None:
         if self.journal.phase is not phase:

@@ -84,8 +84,8 @@ class Lifecycle(Protocol):
         """All channels must be on one broker now."""
         ...
 
-    def abandon_move(self, reason: str) -> None:
-        """The broker to move to does not fit."""
+    def leaving_hangs(self, uplink: Uplink) -> None:
+        """A broker that is to be left does not let a channel go."""
         ...
 
     def move_failed(self) -> None:
@@ -141,6 +141,7 @@ class Journal:
         self.candidate: Uplink | None = None
         self.leaving: Uplink | None = None
         self.recovered_at: float | None = None
+        self._told_blocked = False
         self._compacted_at = now
         self.secret_updates: list[tuple[bytes, bytes]] = []
 
@@ -159,8 +160,10 @@ class Journal:
         """Every broker connection there is; at most two."""
         return [each for each in (self.uplink, self.candidate, self.leaving) if each is not None]
 
-    def hang_up(self, uplink: Uplink, *, abort: bool = False) -> None:
-        """A broker connection is over: channels on it have none."""
+    def hang_up(self, uplink: Uplink, *, abort: bool = False, goodbye: bytes = b"") -> None:
+        """A broker connection is over: channels on it have none. `goodbye` says why to a broker that still listens."""
+        if goodbye and uplink.stage in (Stage.RESTORING, Stage.ATTACHED):
+            uplink.tell(0, m.ConnectionClose(200, goodbye))
         uplink.stage = Stage.OVER
         self.commands.append(HangUp(uplink.generation, abort, uplink.out))
         if uplink is self.uplink:
@@ -169,8 +172,18 @@ class Journal:
             self.uplink, self.leaving = (self.leaving, None) if stays else (None, self.leaving)
         elif uplink is self.candidate:
             self.candidate = None
-        else:
+        elif uplink is self.leaving:
             self.leaving = None
+        if uplink.blocked and self.phase in (Phase.RUNNING, Phase.FLUSHING):
+            self.review_blocked(m.ConnectionUnblocked())
+
+    def review_blocked(self, word: tuple[object, ...]) -> None:
+        """Tell a client that understands it when the first of its brokers blocks it, and when the last one does not."""
+        blocked = any(each.blocked for each in self.uplinks)
+        if blocked is not self._told_blocked and self.credentials is not None:
+            self._told_blocked = blocked
+            if self.credentials.can(b"connection.blocked"):
+                self.tell_client(0, word)
 
     def wants_input(self, reading: bool) -> bool:
         """Whether the client may go on sending, by what is kept for it; half of a limit must be free to begin again.

@@ -76,8 +76,8 @@ class Loss:
         self._forced_at = journal.now
         return True
 
-    def lost(self, uplink: Uplink, reason: str, outcome: Observation | None) -> None:
-        """A broker connection is over; its channels need another one."""
+    def lost(self, uplink: Uplink, reason: str, outcome: Observation | None, cause: str = "operator_close") -> None:
+        """A broker connection is over; its channels need another one. `cause` is for what is no outcome."""
         journal = self._journal
         if uplink is journal.candidate:
             self._attachment.failed(reason, "failover_failed" if outcome == "lost" else outcome)
@@ -91,15 +91,12 @@ class Loss:
             if not journal.uplinks:
                 self._ending.end()
         elif not expected:
-            self._orphan(uplink, reason, outcome or "operator_close")
+            self._orphan(uplink, reason, outcome or cause)
 
     def _orphan(self, uplink: Uplink, reason: str, cause: str) -> None:
         """Take the channels off a broker that is gone, and find them another one."""
         journal = self._journal
         attachment = self._attachment
-        told = uplink.blocked and journal.credentials is not None and journal.credentials.can(b"connection.blocked")
-        if told and not any(each.blocked for each in journal.uplinks):
-            journal.tell_client(0, m.ConnectionUnblocked())
         orphans = [channel for channel in journal.live_channels() if channel.uplink is uplink]
         streaming = any(channel.streaming for channel in orphans)
         for channel in orphans:
@@ -119,6 +116,8 @@ class Loss:
         else:
             if journal.uplink.generation < uplink.generation:
                 journal.lifecycle.move_failed()
+                for _, frame in journal.secret_updates:
+                    journal.uplink.update_secret(frame)
             attachment.fell_back(reason, cause)
             self.attach_orphans()
 

@@ -15,11 +15,10 @@ from proxy.session.ending import CLOSE_WAIT_S
 from proxy.session.journal import Journal, Phase
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
-from proxy.session.restoration import DIRECT_REPLY_TO, Restoration
+from proxy.session.restoration import DIRECT_REPLY_TO
 from proxy.session.uplink import Stage
 
 CANCEL = m.method_id(m.BasicCancel)
-CHANNEL_CLOSE = m.method_id(m.ChannelClose)
 
 # When a session that could not leave tries again.
 RETRY_S = 30.0
@@ -32,13 +31,11 @@ class Move:
         self,
         journal: Journal,
         attachment: Attachment,
-        restoration: Restoration,
         restarts: Restarts,
         requests: Requests,
     ) -> None:
         self._journal = journal
         self._attachment = attachment
-        self._restoration = restoration
         self._restarts = restarts
         self._requests = requests
         self._reason = ""
@@ -49,10 +46,13 @@ class Move:
         # Until when each channel tries; one that has failed stays where it is, and tries again much later.
         self._until: dict[Channel, float] = {}
         self._stays: dict[Channel, float] = {}
+        # Channels whose broker was asked for a sign that it has read everything.
+        self._flushed: set[Channel] = set()
 
     def plan(self, reason: str) -> None:
         """Leave the present broker some time soon: not all sessions at once."""
         self._reason = reason
+        self._told = ()
         self.start_at = self._journal.now + self._journal.rng.uniform(0.0, self._journal.policy.move_spread_s)
 
     def cancel(self) -> None:
@@ -60,18 +60,20 @@ class Move:
         self.start_at = None
         candidate = self._journal.candidate
         if candidate is not None and not self._attachment.searching:
-            self._journal.hang_up(candidate)
-            self._restoration.abandon(candidate)
+            self._journal.hang_up(candidate, goodbye=b"not needed after all")
 
     def due(self) -> list[float | None]:
         """When `tick` has something to do."""
-        until = [at for channel, at in self._until.items() if channel.publish_left == NO_CONTENT]
-        return [self.start_at, *until, *self._stays.values()]
+        due: list[float | None] = [self.start_at]
+        if self._splits():
+            due.extend(at for channel, at in self._until.items() if channel.publish_left == NO_CONTENT)
+            due.extend(self._stays.values())
+        return due
 
     @property
     def under_way(self) -> bool:
-        """There is a second broker connection, or one is wanted soon."""
-        return self.start_at is not None or len(self._journal.uplinks) > 1
+        """There is a second broker connection."""
+        return self._journal.leaving is not None or self._journal.candidate is not None
 
     def tick(self) -> None:
         """Begin when it is time."""
@@ -100,7 +102,6 @@ class Move:
             and not journal.secret_updates
             and self._attachment.since is None
             and not self._restarts.under_way
-            and self._restoration.topology_done
         )
 
     def failed(self) -> None:
@@ -108,31 +109,31 @@ class Move:
         self.start_at = self._journal.now + RETRY_S
 
     def may_split(self) -> bool:
-        """Whether channels may now be on two brokers; not with an exclusive queue, which belongs to one connection."""
-        queues = self._journal.topology.queues.values()
-        if any(declared.exclusive for declared, _ in queues):
-            self._attachment.failed("an exclusive queue was declared meanwhile")
+        """Whether channels may now be on two brokers; not with a queue that belongs to one connection or node."""
+        journal = self._journal
+        if journal.topology.queues or journal.uplink is None or journal.uplink.blocked:
+            self._attachment.failed("the present broker has to be stayed with")
             return False
         declare = m.method_id(m.QueueDeclare)
-        asked = [request for channel in self._journal.live_channels() for request in channel.pending]
-        declared = [m.decode(m.QueueDeclare, each.frame[7:-1]) for each in asked if each.request == declare]
-        return not any(each.exclusive for each in declared)
+        return not any(request.request == declare for each in journal.live_channels() for request in each.pending)
+
+    def _splits(self) -> bool:
+        leaving = self._journal.leaving
+        return leaving is not None and leaving.stage is Stage.ATTACHED and self._journal.phase is Phase.RUNNING
 
     def progress(self) -> None:
         """Take every channel as far as it can go now."""
         journal = self._journal
         leaving = journal.leaving
-        if leaving is None:
-            self._stays.clear()
-            self._resume_those_on_the_way()
-            return
-        if leaving.stage is not Stage.ATTACHED or journal.phase is not Phase.RUNNING:
+        if leaving is None or not self._splits():
+            if self._until or self._stays:
+                self._stop()
             return
         waiting = [channel for channel in journal.live_channels() if channel.uplink is leaving]
         for channel in waiting:
             self._step(channel)
         for known in (self._until, self._stays):
-            for channel in [each for each in known if each not in waiting]:
+            for channel in [each for each in known if each.uplink is not leaving or each.awaits_close_ok]:
                 del known[channel]
         if waiting:
             return
@@ -150,20 +151,21 @@ class Move:
 
     def _step(self, channel: Channel) -> None:
         journal = self._journal
-        if channel.restart_at is not None or channel.restart_wanted or not channel.opened:
+        closes = any(request.request == m.CHANNEL_CLOSE for request in channel.pending)
+        if closes or channel.restart_at is not None or channel.restart_wanted or not channel.opened:
+            # A method behind its close would end the connection; what is being set up again is so at the new broker.
+            self._until.pop(channel, None)
             return
         if channel in self._stays:
             if journal.now < self._stays[channel]:
                 return
             del self._stays[channel]
-        if any(request.request == CHANNEL_CLOSE for request in channel.pending):
-            self._until.pop(channel, None)
-            return  # it ends there; a method behind its close would end the connection
         if channel.publish_left != NO_CONTENT:
             return  # a method inside a content would end the connection; the end of the content leads here again
         until = self._until.setdefault(channel, journal.now + journal.policy.move_timeout_s)
         if journal.now >= until or _ties(journal, channel):
-            self._stay(channel)
+            self._stays[channel] = journal.now + RETRY_S + journal.policy.move_timeout_s
+            self._resume(channel)
             return
         for entry in channel.setup:
             if entry.tag and not entry.paused:
@@ -173,30 +175,37 @@ class Move:
         if channel.pending or channel.window.open_count or self._inside_something(channel):
             return
         channel.flowing = False
-        if not channel.ledger.unsettled:
-            del self._until[channel]
-            self._restarts.begin(channel, "", open_upstream=True, redeclare=False, polite=True)
+        if channel.ledger.unsettled:
+            return
+        if journal.policy.publish_guarantee == "as_sent" and not channel.ledgered and channel not in self._flushed:
+            # What was published without confirms may still be returned, before the answer to this.
+            self._flushed.add(channel)
+            self._ask(channel, m.ChannelFlow(True))
+            return
+        self._flushed.discard(channel)
+        del self._until[channel]
+        self._restarts.begin(channel, "", open_upstream=True, redeclare=False, polite=True)
 
     def _inside_something(self, channel: Channel) -> bool:
         return channel.deliver_left != NO_CONTENT or (channel.mode == TX and channel.tx_dirty)
 
-    def _stay(self, channel: Channel) -> None:
-        """The client keeps something for long: let it work on where it is."""
-        self._stays[channel] = self._journal.now + RETRY_S + self._journal.policy.move_timeout_s
-        self._resume(channel)
-
-    def _resume_those_on_the_way(self) -> None:
-        """The move is over. If the new broker was lost, some channels were about to leave what is home again."""
-        home, live = self._journal.uplink, self._journal.live_channels()
+    def _stop(self) -> None:
+        """The move is over: a broker was lost, or the client is leaving. Channels that were about to leave go on."""
+        journal = self._journal
+        live = journal.live_channels()
+        self._stays.clear()
         for channel in [each for each in self._until if each.publish_left == NO_CONTENT]:
-            if channel in live and channel.uplink is home is not None and channel.restart_at is None:
+            closes = any(request.request == m.CHANNEL_CLOSE for request in channel.pending)
+            if channel in live and channel.uplink in journal.uplinks and channel.restart_at is None and not closes:
                 self._resume(channel)
             else:
                 del self._until[channel]
 
     def _resume(self, channel: Channel) -> None:
-        del self._until[channel]
-        paused = any(entry.paused for entry in channel.setup)
+        """Let it work on where it is."""
+        self._until.pop(channel, None)
+        self._flushed.discard(channel)
+        paused = self._journal.phase is Phase.RUNNING and any(entry.paused for entry in channel.setup)
         cancels = [each for each in channel.pending if each.request == CANCEL and each.answered is not None]
         ended = [m.decode(m.BasicCancel, each.frame[7:-1]).consumer_tag for each in cancels]
         for entry in channel.setup if paused else ():
@@ -209,10 +218,10 @@ class Move:
         channel.flowing = not channel.discarding
         self._requests.drain(channel)
 
-    def _ask(self, channel: Channel, request: m.BasicCancel) -> None:
+    def _ask(self, channel: Channel, request: m.BasicCancel | m.ChannelFlow) -> None:
         frame = method_frame(channel.number, request)
         channel.out.append(frame)
-        channel.pending.append(Pending(CANCEL, frame, silent=True))
+        channel.pending.append(Pending(m.method_id(type(request)), frame, silent=True))
 
 
 def obstacles(journal: Journal) -> list[str]:
@@ -230,24 +239,28 @@ def _anchors(journal: Journal) -> list[str]:
     """What holds the whole session where it is, until the client gives it up."""
     found = [tie for channel in journal.live_channels() for tie in _ties(journal, channel)]
     for name, (declared, _) in journal.topology.queues.items():
-        if declared.exclusive:
-            found.append(f"exclusive queue {_shown(name)} lives on this broker")
+        # If the session stays, its failover declares them again; if it left, nobody would.
+        kind = "exclusive" if declared.exclusive else "auto-delete" if declared.auto_delete else "transient"
+        found.append(f"{kind} queue {_shown(name)} lives on this broker")
     return found
 
 
 def _ties(journal: Journal, channel: Channel) -> list[str]:
     """What a channel would lose by leaving."""
+    number = channel.number
     found = []
+    if channel.mode == TX and channel.window.top:
+        # A rollback makes acks undone, which our window has no memory of.
+        found.append(f"channel {number} receives in transactions")
     for entry in channel.setup:
         if entry.queue == DIRECT_REPLY_TO:
-            found.append(f"channel {channel.number} has a reply address on this broker")
+            found.append(f"channel {number} has a reply address on this broker")
         elif entry.tag and b"x-stream-offset" in entry.frame:
-            found.append(f"channel {channel.number} has a place in the stream {_shown(entry.queue)}")
+            found.append(f"channel {number} has a place in the stream {_shown(entry.queue)}")
+        elif entry.exclusive:
+            found.append(f"channel {number} has queue {_shown(entry.queue)} for itself, which another may take")
         elif entry.tag and journal.topology.is_auto_delete(entry.queue):
             found.append(f"auto-delete queue {_shown(entry.queue)} would go with its last consumer")
-        elif entry.tag and entry.queue in journal.topology.queues:
-            # After a move its consumer would be told of its end; a session that stays fails over and declares it again.
-            found.append(f"transient queue {_shown(entry.queue)} goes with its node")
     return found
 
 

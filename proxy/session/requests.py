@@ -280,6 +280,7 @@ class Requests:
             tag=tag,
             queue=wanted.queue,
             no_ack=q.no_ack,
+            exclusive=q.exclusive,
         )
         self._ask(channel, wanted, lambda _: channel.remember(entry), silent=q.nowait)
 

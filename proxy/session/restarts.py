@@ -19,6 +19,7 @@ class Restarts:
         self._channels: list[Channel] = []
         # Why those are to be set up again that still wait for the end of a content.
         self._reasons: dict[Channel, str] = {}
+        self._polite: set[Channel] = set()
 
     def begin(
         self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool, polite: bool = False
@@ -31,6 +32,7 @@ class Restarts:
         journal = self._journal
         policy = journal.policy
         channel.restart_topology = redeclare
+        self._reasons.pop(channel, None)
         if channel not in self._channels:
             self._channels.append(channel)
         if open_upstream and self._inside_content(channel):
@@ -46,6 +48,8 @@ class Restarts:
         if channel.restart_deadline is None:
             channel.restart_deadline = journal.now + policy.failover_timeout_s
         if polite:
+            self._polite.add(channel)
+            channel.restart_deadline = journal.now + policy.move_timeout_s
             channel.restart_at = journal.now
             return
         channel.restart_at = journal.now + min(policy.retry_max_s, policy.retry_base_s * 2 ** min(channel.restarts, 16))
@@ -66,10 +70,13 @@ class Restarts:
         return channel.streaming
 
     def forget(self, channel: Channel) -> None:
-        """Its connection is gone: it starts anew anyway."""
+        """Its connection is gone, or it is over."""
         if channel in self._channels:
             self._channels.remove(channel)
         self._reasons.pop(channel, None)
+        if channel in self._polite:
+            self._polite.remove(channel)
+            channel.healed()  # nothing was wrong with it
 
     def due(self) -> list[float | None]:
         """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
@@ -88,10 +95,14 @@ class Restarts:
                     channel.restart_wanted = False
                     self.begin(channel, self._reasons.pop(channel), open_upstream=True, redeclare=False)
             elif channel.restart_at is None:
-                self._channels.remove(channel)
+                self.forget(channel)
             elif channel.muted:
-                if channel.restart_deadline is not None and journal.now >= channel.restart_deadline:
-                    self._channels.remove(channel)
+                if channel.restart_deadline is None or journal.now < channel.restart_deadline:
+                    continue
+                if journal.leaving is not None and channel.uplink is journal.leaving:
+                    journal.lifecycle.leaving_hangs(journal.leaving)
+                else:
+                    self.forget(channel)
                     silent = m.ChannelClose(541, b"INTERNAL_ERROR - broker did not close the channel")
                     self._restoration.give_up(channel, silent)
             elif channel.restart_at <= journal.now:
@@ -101,13 +112,13 @@ class Restarts:
         journal = self._journal
         restoration = self._restoration
         if channel.restart_deadline is not None and journal.now > channel.restart_deadline and channel.last_error[0]:
-            self._channels.remove(channel)
+            self.forget(channel)
             restoration.give_up(channel, m.ChannelClose(*channel.last_error))
             return
         if channel.restart_topology and restoration.topology_done and journal.uplink is not None:
             channel.restart_topology = False
             restoration.begin(journal.uplink)
         if restoration.topology_done and journal.attached:
-            self._channels.remove(channel)
+            self.forget(channel)
             restoration.restore(channel)
             self._requests.drain(channel)

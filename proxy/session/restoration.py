@@ -39,6 +39,7 @@ class Restoration:
 
     def begin(self, uplink: Uplink) -> None:
         """Declare the topology on a broker connection."""
+        self._closing = self._closing and uplink is self.uplink
         self.uplink = uplink
         self._declarations = self.journal.topology.replay()
         self._next = 0
@@ -99,9 +100,6 @@ class Restoration:
         milliseconds after it has seen our connection go.
         """
         journal = self.journal
-        if self.uplink is journal.candidate and journal.attached:
-            journal.lifecycle.abandon_move(close.reply_text.decode("utf-8", "replace"))
-            return
         self._attempts += 1
         if close.reply_code in (404, 405) and journal.now < self._give_up_at:
             if close.reply_code == 404:

@@ -63,7 +63,7 @@ class Session:
         self.stopwatch = Stopwatch(self.journal)
         self.ending = Ending(self.journal, self.attachment, self.restoration)
         self.loss = Loss(self.journal, self.attachment, self.restoration, self.restarts, self.requests, self.ending)
-        self.move = Move(self.journal, self.attachment, self.restoration, self.restarts, self.requests)
+        self.move = Move(self.journal, self.attachment, self.restarts, self.requests)
         self._inlet = Inlet()
 
     # Events.
@@ -260,11 +260,11 @@ class Session:
         if leaving is not None and home is not None:
             streaming = any(each.streaming and each.uplink is leaving for each in self.journal.live_channels())
             given_up = home if streaming else leaving
-            self.loss.lost(given_up, "an exclusive queue needs all channels at one broker", None)
+            self.loss.lost(given_up, "an exclusive queue needs all channels at one broker", None, "move_ended")
 
-    def abandon_move(self, reason: str) -> None:
-        """The broker to move to does not fit."""
-        self.attachment.failed(reason)
+    def leaving_hangs(self, uplink: Uplink) -> None:
+        """A broker that is to be left does not let a channel go: it is left all the same."""
+        self.loss.lost(uplink, "broker did not close a channel", None, "move_ended")
 
     def move_failed(self) -> None:
         """The broker to move to could not be had."""
@@ -315,11 +315,14 @@ class Session:
         """What has become possible since the last event."""
         journal = self.journal
         candidate = journal.candidate
-        restored = candidate is not None and candidate.stage is Stage.RESTORING and self.restoration.topology_done
-        if restored and (self.attachment.searching or self.move.may_split()):
-            self.attachment.attached()
-            self.loss.attach_orphans()
+        if candidate is not None and candidate.stage is Stage.RESTORING:
+            searching = self.attachment.searching
+            if self.restoration.topology_done if searching else self.move.may_split():
+                self.attachment.attached()
+                self.loss.attach_orphans()
         self.restarts.progress()
+        if self.attachment.since is not None and not self.attachment.searching and not self.restarts.under_way:
+            self.attachment.report_done()
         self.move.progress()
         self.ending.progress()
         wanted = journal.wants_input(self.pulse.reading)
@@ -334,6 +337,8 @@ class Session:
             # As RabbitMQ does: a silent client is not told, its socket is closed.
             self.ending.client_gone("client_silent")
         for uplink in journal.uplinks:
+            if uplink.stage is Stage.OVER:
+                continue  # since another one was lost
             if uplink.stage_deadline is not None and journal.now >= uplink.stage_deadline:
                 if uplink.stage is Stage.CLOSING:
                     journal.hang_up(uplink, abort=True)

@@ -24,7 +24,8 @@ class Stage(Enum):
 class Uplink:
     """A broker connection of a session. `generation` counts them from 1. `out` is what waits to be written to it.
 
-    `blocked`: the broker has an alarm and does not read what is published on it.
+    `blocked`: the broker has an alarm and does not read what is published on it. `secrets_asked`: so many
+    `connection.update-secret` are not answered.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Uplink:
         "inlet",
         "out",
         "said_at",
+        "secrets_asked",
         "stage",
         "stage_deadline",
         "tune",
@@ -49,10 +51,16 @@ class Uplink:
         self.inlet = Inlet()
         self.out: list[Buffer] = []
         self.blocked = False
+        self.secrets_asked = 0
         self.tune = m.ConnectionTune(0, 0, 0)
         self.heartbeat_s = 0.0
         self.heard_at = 0.0
         self.said_at = 0.0
+
+    def update_secret(self, frame: bytes) -> None:
+        """Queue a `connection.update-secret`, whose answer is then due."""
+        self.secrets_asked += 1
+        self.out.append(frame)
 
     def tell(self, number: int, method: tuple[object, ...]) -> None:
         """Queue a method for the broker."""
