@@ -155,6 +155,7 @@ class Move:
         if closes or channel.restart_at is not None or channel.restart_wanted or not channel.opened:
             # A method behind its close would end the connection; what is being set up again is so at the new broker.
             self._until.pop(channel, None)
+            self._stays.pop(channel, None)
             return
         if channel in self._stays:
             if journal.now < self._stays[channel]:

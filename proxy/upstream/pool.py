@@ -284,10 +284,9 @@ class Pool:
         else:
             preferred = [member for member in offered if member.health.preferred(now)]
             reserve = [member for member in offered if member.health.reserve]
-        for rank in (_except(preferred, avoid), _except(reserve, avoid), preferred, reserve):
-            if rank:
-                return self._best_tier(rank)
-        return []
+        ranks = (preferred, reserve)
+        untried = ([member for member in rank if member.endpoint.name not in avoid] for rank in ranks)
+        return next((self._best_tier(rank) for rank in (*untried, *ranks) if rank), [])
 
     def _best_tier(self, members: list[Member]) -> list[Member]:
         first = min(member.endpoint.priority for member in members)
@@ -391,10 +390,6 @@ class Pool:
 
     def _say(self, event: str, endpoint: Endpoint, **facts: object) -> None:
         self._report(Report(event, {"endpoint": endpoint.name, **facts}))
-
-
-def _except(members: list[Member], avoid: frozenset[str]) -> list[Member]:
-    return [member for member in members if member.endpoint.name not in avoid]
 
 
 def _take_one(counts: Counter[str], name: str) -> None:

@@ -109,7 +109,7 @@ def test_each_channel_moves_by_itself_and_new_ones_are_opened_there():
     mixed = publish(2), ack(1, 1), publish(2, b"x")
     hidden = on(2, m.ConfirmSelect(nowait=True))
     story = story >> FromClient(*mixed) << ToOld(ack(1, 1), CLOSE_OLD) << ToBroker(hidden, mixed[0], mixed[2])
-    assert "leave" in describe(story.session)["waiting"] or "set up" in describe(story.session)["waiting"]
+    assert "move" in describe(story.session)["waiting"] or "set up" in describe(story.session)["waiting"]
     (story >> FromOld(CLOSED) << ToOld(LEFT) << ToBroker(REOPENED, consume(1))).done()
 
 
