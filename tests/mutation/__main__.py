@@ -1,4 +1,4 @@
-"""python -m tests.mutation [--seeds N] [--only WORD]: plant each bug in a copy, and say which test notices it."""
+"""python -m tests.mutation [--seeds N] [--blind] [--only WORD]: plant each bug in a copy; see which test notices."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=150, help="how many lives a bug may survive in the simulation")
+    parser.add_argument("--blind", action="store_true", help="without the stories: what the simulation finds by itself")
     parser.add_argument("--only", default="", help="only bugs whose description has this in it")
     asked = parser.parse_args()
     survivors = 0
     with tempfile.TemporaryDirectory() as folder:
-        plantation = Plantation(Path(folder), asked.seeds)
+        plantation = Plantation(Path(folder), asked.seeds, stories=not asked.blind)
         for mutant in MUTANTS:
             if asked.only not in mutant.breaks:
                 continue
             killer, took_s = plantation.killer_of(mutant)
             survivors += not killer
-            say(f"{took_s:6.1f} s  {killer or 'SURVIVED':70}  {mutant.file}: {mutant.breaks}")
+            say(f"{took_s:6.1f} s  {killer or 'SURVIVED':70}  {mutant.breaks}")
     say(f"{survivors} survived" if survivors else "every bug was noticed")
     return 1 if survivors else 0
 

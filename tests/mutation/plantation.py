@@ -18,24 +18,37 @@ LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd", "*.c", "integr
 CHECK_TIMEOUT_S = 600
 
 
-class Plantation:
-    """The copy, and the checks that run in it, the cheapest first."""
+def place_of(mutant: Mutant, root: Path) -> Path:
+    """The one file that has the place for it."""
+    texts = {path: path.read_text() for path in sorted((root / "proxy" / "session").glob("*.py"))}
+    found = {path.name: text.count(mutant.old) for path, text in texts.items() if mutant.old in text}
+    assert sum(found.values()) == 1, f"{mutant.old!r} must occur once, and does here: {found}"
+    return next(path for path, text in texts.items() if mutant.old in text)
 
-    def __init__(self, folder: Path, seeds: int) -> None:
+
+class Plantation:
+    """The copy, and the checks that run in it, the cheapest first. `seeds`: how many lives; none without a number.
+
+    Without `stories` the simulation has to find out by itself.
+    """
+
+    def __init__(self, folder: Path, seeds: int, *, stories: bool = True) -> None:
         self.folder = folder
         for name in ("proxy", "tests"):
             shutil.copytree(ROOT / name, folder / name, ignore=LEFT_OUT)
         shutil.copy(ROOT / "pyproject.toml", folder)
-        stories = ["pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "tests/session"]
-        every_byte = ["pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "tests/simulation/test_every_byte.py"]
-        simulation = ["tests.simulation", "--seeds", str(seeds), "--no-shrink"]
-        self.checks = (stories, simulation, every_byte) if seeds else (stories,)
+        pytest = ["pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
+        self.checks: list[list[str]] = []
+        if stories:
+            self.checks.append([*pytest, "tests/session"])
+        if seeds:
+            self.checks.append(["tests.simulation", "--seeds", str(seeds), "--no-shrink"])
+            self.checks.append([*pytest, "tests/simulation/test_every_byte.py"])
 
     def killer_of(self, mutant: Mutant) -> tuple[str, float]:
         """Which check fails with this bug, empty if none does, and how long that took in seconds."""
-        path = self.folder / "proxy" / "session" / mutant.file
+        path = place_of(mutant, self.folder)
         sound = path.read_text()
-        assert sound.count(mutant.old) == 1, f"{mutant.file}: {mutant.old!r} is not there once"
         began = time.monotonic()
         path.write_text(sound.replace(mutant.old, mutant.new))
         try:

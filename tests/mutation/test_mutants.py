@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.mutation.mutants import MUTANTS
-from tests.mutation.plantation import ROOT, Plantation
+from tests.mutation.plantation import ROOT, Plantation, place_of
 
 BY_WORDS = {mutant.breaks: mutant for mutant in MUTANTS}
 
 
 @pytest.mark.parametrize("words", BY_WORDS)
 def test_a_bug_can_still_be_planted(words):
-    mutant = BY_WORDS[words]
-    assert (ROOT / "proxy" / "session" / mutant.file).read_text().count(mutant.old) == 1
+    assert place_of(BY_WORDS[words], ROOT).is_relative_to(ROOT)
 
 
 @pytest.mark.parametrize("word", ["plain offset", "hidden confirm"])

@@ -130,7 +130,7 @@ class Channel:
         if self.tx:
             self.tx_published.append((key, body))
             return
-        self.published += 1
+        self.published += self.confirms  # what came before confirm.select is not counted
         number = self.published
         if number == 1 and self.cluster.leaderless() and self.rng.random() < 0.5:
             self.poisoned = True
@@ -144,7 +144,7 @@ class Channel:
         if self.connection.crashed and self.rng.random() < 0.5:
             return
         self.cluster.take(key, body)
-        if self.confirms:
+        if number:
             self.taken.add(number)
             self.clock.after(self.rng.choice((0.0, 0.002, 0.02)), self._confirm)
 
@@ -311,6 +311,7 @@ class Channel:
         self.say(on(self.number, m.BasicRecoverOk()))
 
     METHODS: ClassVar[dict[int, Callable[[Channel, bytes], None]]] = {
+        m.method_id(m.ChannelFlow): lambda self, _: self.say(on(self.number, m.ChannelFlowOk(True))),
         m.method_id(m.ConfirmSelect): _confirm_select,
         m.method_id(m.TxSelect): _tx_select,
         m.TX_COMMIT: _tx_commit,

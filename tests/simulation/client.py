@@ -33,6 +33,7 @@ class Client:
         self.send = send
         self.roles = roles
         self.large_bytes = large_bytes
+        self.covered = True  # what it publishes without confirms is promised to arrive
         self.state = "start"
         self.channels: dict[int, ClientChannel] = {}
         self.account = Account()

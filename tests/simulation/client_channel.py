@@ -74,8 +74,8 @@ class ClientChannel:
         return self.state == "open" and not self.unconfirmed
 
     def note_published(self, key: bytes, body: bytes) -> None:
-        """A publish to a queue that lives must get there."""
-        if key in SHARED:
+        """A publish to a queue that lives must get there, if it is promised."""
+        if key in SHARED and (self.confirms or self.client.covered):
             self.account.wanted.add(body)
 
     @property

@@ -10,7 +10,8 @@ from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, OWNER, 
 
 # How many seeds of a hundred have it.
 SHARES = {
-    # What the client does.
+    # What the client does, and what it is promised.
+    "as_sent": 10,
     "owner": 50, "transactions": 60, "careless": 50, "large": 30,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
@@ -55,6 +56,7 @@ class Recipe:
         rng = self.rng("policy")
         parked, unsettled, hold = rng.choice((65536, 8 << 20)), rng.choice((65536, 64 << 20)), rng.choice((4096, 16384))
         return SessionPolicy(
+            publish_guarantee="as_sent" if self.has("as_sent") else "at_least_once",
             failover_timeout_s=8.0 if self.has("long_blackout") else 60.0,
             parked_bytes_max=parked,
             unsettled_bytes_max=unsettled,

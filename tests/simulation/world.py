@@ -35,6 +35,7 @@ class World:
             self.cluster.queues[name] = Queue(name)
         self.shell = Shell(recipe, self.clock, self.cluster, lambda data: self.client.received(data))
         self.client = Client(recipe.rng("client"), "m", self.shell.to_engine.send, recipe.roles(), recipe.large_bytes())
+        self.client.covered = not recipe.has("as_sent")
         self.client.may_be_told = self._may_be_told
         self.faults = Faults(self)
         self.acting = True
