@@ -29,7 +29,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "failover_attempt_failed": ("warning", "One attempt to attach a session to another broker failed; it goes on."),
     "failover_done": ("info", "A session has another broker; the client noticed nothing."),
     "failover_given_up": ("error", "No broker took the session in time; the client was told with 320."),
-    "session_moved": ("info", "A session has left a broker that drains; nothing was lost and nothing came twice."),
+    "session_moved": ("info", "A session has left a broker that drains, all its channels are at another one."),
     "session_stays": ("info", "A session cannot leave a draining broker unnoticed; it stays, and tries again."),
     "channel_restarted": ("warning", "One channel was set up again on the same connection."),
     "publishes_dropped": (
