@@ -220,9 +220,19 @@ def test_a_broker_that_is_not_left_after_all_is_stayed_with():
             "auto-delete queue 'x'",
         ),
         (
-            declare(1, exclusive=False) + consume(1, b"x"),
-            on(1, m.QueueDeclareOk(b"x", 0, 0)) + consume_ok(1),
+            declare(1, exclusive=False),
+            on(1, m.QueueDeclareOk(b"x", 0, 0)),
             "transient queue 'x'",
+        ),
+        (
+            on(1, m.BasicConsume(0, b"q", b"c", False, False, True, False, b"")),
+            consume_ok(1),
+            "queue 'q' for itself",
+        ),
+        (
+            consume(1) + on(1, m.TxSelect()),
+            consume_ok(1) + on(1, m.TxSelectOk()) + deliver(1, 1),
+            "receives in transactions",
         ),
         (consume(1, b"amq.rabbitmq.reply-to", no_ack=True), consume_ok(1), "reply address"),
         (
