@@ -235,7 +235,7 @@ class Journal:
         settled = channel.ledger.settle(number, multiple)
         if settled:
             self.counters.confirms += settled
-            if not nack:
+            if not nack and not channel.hidden_pending:
                 channel.healed()
             if channel.mode == CONFIRM and number > channel.confirm_base:
                 own = number - channel.confirm_base

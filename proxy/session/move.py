@@ -40,6 +40,7 @@ class Move:
         self._requests = requests
         self._reason = ""
         self._since = 0.0
+        self._wanted = False
         self._told: tuple[str, ...] = ()
         # When to begin, None while nothing is to be left.
         self.start_at: float | None = None
@@ -53,11 +54,13 @@ class Move:
         """Leave the present broker some time soon: not all sessions at once."""
         self._reason = reason
         self._told = ()
+        self._wanted = True
         self.start_at = self._journal.now + self._journal.rng.uniform(0.0, self._journal.policy.move_spread_s)
 
     def cancel(self) -> None:
         """The broker may be stayed with. Channels that have moved stay where they are."""
         self.start_at = None
+        self._wanted = False
         candidate = self._journal.candidate
         if candidate is not None and not self._attachment.searching:
             self._journal.hang_up(candidate, goodbye=b"not needed after all")
@@ -106,7 +109,8 @@ class Move:
 
     def failed(self) -> None:
         """The other broker could not be had: the session is where it was."""
-        self.start_at = self._journal.now + RETRY_S
+        if self._wanted:
+            self.start_at = self._journal.now + RETRY_S
 
     def may_split(self) -> bool:
         """Whether channels may now be on two brokers; not with a queue that belongs to one connection or node."""

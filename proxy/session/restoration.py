@@ -244,6 +244,10 @@ class Restoration:
         channel.restarts = channel.restarts + 1 if error == channel.last_error else 0
         channel.last_error = error
         final = close.reply_code not in (404, 405, 541) and b"exclusive use" not in close.reply_text
+        # A publish to an exchange that is nobody's to declare again would be refused each time, behind its neighbours.
+        final = final or (
+            close.reply_code == 404 and b"no exchange" in close.reply_text and not journal.topology.exchanges
+        )
         if final and channel.restarts >= STEP_REFUSALS_MAX:
             self.give_up(channel, close)
             return

@@ -9,6 +9,7 @@ from proxy.session.commands import CloseClient
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
     REOPENED,
+    After,
     BrokerLost,
     FailOver,
     FromBroker,
@@ -352,3 +353,14 @@ def test_the_end_of_a_session_is_heard_once():
     story = consuming() >> FromClient(on(0, m.ConnectionClose(200, b"bye")))
     story = story << ToBroker(on(0, m.ConnectionClose(200, b"client closed the connection")))
     (story >> BrokerLost() << ToClient(on(0, m.ConnectionCloseOk())) << CloseClient()).forget().done()
+
+
+def test_a_publish_to_an_exchange_that_is_gone_is_not_repeated_for_long():
+    gone = on(1, m.ChannelClose(404, b"NOT_FOUND - no exchange 'x' in vhost '/'", 60, 40))
+    poison = publish(1, b"p", exchange=b"x")
+    story = ((consuming() >> FromClient(publish(1), poison)).forget() >> FailOver()).forget()
+    for taken in (ack(1, 1), b"", b""):  # a neighbour that is taken is no sign of health
+        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), taken, gone)).forget() >> After(2.0)
+        story = story << ToBroker(REOPENED, HIDDEN_CONFIRMS, poison, consume(1))
+    story = story >> FromBroker(on(1, m.ChannelOpenOk()), gone) << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(gone)
+    story.done()

@@ -306,3 +306,8 @@ def test_a_move_that_ends_at_once_is_no_close_by_an_operator():
     story = leaving(holding()) << ToOld(CANCEL) >> FromClient(declare(1))
     story << ToBroker(REOPENED, consume(1), declare(1)) << Sees("why", lambda s: s.attachment.cause == "move_ended")
     story.done()
+
+
+def test_a_broker_that_is_not_to_be_left_any_more_is_stayed_with_after_a_fallback():
+    story = split() >> Stay() >> BrokerLost() << ToOld(on(2, m.ChannelOpen()), consume(1))
+    (story >> FromOld(on(2, m.ChannelOpenOk()), consume_ok(1)) >> After(60.0)).done()
