@@ -66,14 +66,16 @@ def _waiting(session: Session) -> str:
         return f"for a broker: {attachment.last_error}" if attachment.last_error else "for a broker"
     channels = session.journal.live_channels()
     restarting = [channel.number for channel in channels if channel.restart_at is not None]
-    leaving = [channel.number for channel in channels if any(entry.paused for entry in channel.setup)]
+    leaving = session.move.waiting
     if restarting:
         return f"channels {restarting} are set up again"
     unanswered = [channel.number for channel in channels if channel.hidden_pending]
     if unanswered:
         return f"the broker has not answered the replay of channels {unanswered}"
     if leaving:
-        return f"consumers of channels {leaving} move when the client has settled what it holds"
+        return (
+            f"channels {leaving} move when the client has settled what it holds and the broker has confirmed the rest"
+        )
     if any(uplink.blocked for uplink in session.journal.uplinks):
         return "the broker has an alarm and blocks publishers"
     settling = [channel.number for channel in channels if channel.settling_until is not None]

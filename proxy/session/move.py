@@ -74,6 +74,11 @@ class Move:
         return due
 
     @property
+    def waiting(self) -> list[int]:
+        """Numbers of the channels that are without their consumers, or not read, for the sake of the move."""
+        return [each.number for each in self._until if not each.flowing or any(entry.paused for entry in each.setup)]
+
+    @property
     def under_way(self) -> bool:
         """There is a second broker connection."""
         return self._journal.leaving is not None or self._journal.candidate is not None
