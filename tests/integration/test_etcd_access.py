@@ -277,5 +277,5 @@ async def test_an_etcd_without_its_gateway_is_explained(tmp_path):
 
 
 def test_the_package_etcd3_needs_a_named_ca_for_tls():
-    with pytest.raises(ConfigError, match="discovery.etcd.ca"):
+    with pytest.raises(ConfigError, match=r"discovery\.etcd\.ca: name one"):
         EtcdPolicy(endpoints=("https://127.0.0.1:2379",), client="etcd3")
