@@ -46,6 +46,11 @@ class Confirms:
         else:
             journal.confirm(channel, tag, multiple, nack)
 
+    @property
+    def in_doubt(self) -> bool:
+        """Some refusal is not believed yet."""
+        return bool(self._doubted)
+
     def due(self) -> list[float]:
         """When it has to be known what to believe."""
         return list(self._doubted.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.account import account, total
-from tests.support.applications import APPLICATIONS, Application
+from tests.support.applications import at_work
 from tests.support.cluster import NODES, Cluster
 from tests.support.sidehop import Sidehop
 
@@ -47,15 +47,6 @@ def proxy(registry: Registry, start_sidehop: Callable[..., Sidehop], tmp_path: P
     return start_sidehop("--policy", "first", env=environment)
 
 
-def at_work(proxy: Sidehop, name: str, *, movable: bool) -> list[Application]:
-    started = [kind(proxy.port, f"{name}.{library}", movable=movable) for library, kind in APPLICATIONS.items()]
-    for application in started:
-        application.start()
-    for application in started:
-        application.wait_progress(STEPS)
-    return started
-
-
 def wait_left(proxy: Sidehop, address: str) -> None:
     def left() -> bool:
         sessions = proxy.sessions()
@@ -67,7 +58,7 @@ def wait_left(proxy: Sidehop, address: str) -> None:
 def test_applications_leave_a_draining_node_without_a_loss_or_a_duplicate(
     proxy: Sidehop, cluster: Cluster, registry: Registry, queue_name: str
 ) -> None:
-    applications = at_work(proxy, queue_name, movable=True)
+    applications = at_work(proxy.port, queue_name, STEPS, movable=True)
     before = total(proxy, "replayed_publishes")
     home = proxy.sessions()[0]["endpoint"]
     # Round and round: each of them is left once, the first twice.
@@ -92,7 +83,7 @@ def test_applications_leave_a_draining_node_without_a_loss_or_a_duplicate(
 def test_a_session_that_would_show_it_stays_until_its_node_really_goes(
     proxy: Sidehop, cluster: Cluster, registry: Registry, queue_name: str
 ) -> None:
-    applications = at_work(proxy, queue_name, movable=False)
+    applications = at_work(proxy.port, queue_name, STEPS)
     before = total(proxy, "replayed_publishes")
     address = proxy.sessions()[0]["endpoint"]
     registry.say(address)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.account import account, total
-from tests.support.applications import APPLICATIONS, PREFETCH, Application
+from tests.support.applications import PREFETCH, Application, at_work
 from tests.support.clients import PikaClient
 from tests.support.cluster import NODES, Cluster
 from tests.support.ports import free_port
@@ -59,11 +59,7 @@ def proxy(running: Sidehop, cluster: Cluster) -> Sidehop:
 @pytest.fixture
 def applications(proxy: Sidehop, cluster: Cluster, queue_name: str) -> Iterator[list[Application]]:
     """One of each library, all at work on the same node."""
-    started = [kind(proxy.port, f"{queue_name}.{library}") for library, kind in APPLICATIONS.items()]
-    for application in started:
-        application.start()
-    for application in started:
-        application.wait_progress(STEPS)
+    started = at_work(proxy.port, queue_name, STEPS)
     assert len({session["endpoint"] for session in proxy.sessions()}) == 1
     yield started
     for application in started:
@@ -176,9 +172,7 @@ async def test_applications_do_not_notice_that_their_connections_are_cut_again_a
         nodes = [part for relay in (first, second) for part in ("--node", f"127.0.0.1:{relay.port}")]
         proxy = await asyncio.to_thread(start_sidehop, *nodes)
         replayed_before = total(proxy, "replayed_publishes")
-        applications = [kind(proxy.port, f"{queue_name}.{library}") for library, kind in APPLICATIONS.items()]
-        for application in applications:
-            await asyncio.to_thread(application.start)
+        applications = await asyncio.to_thread(at_work, proxy.port, queue_name, STEPS)
         for cut in range(1, cuts + 1):
             for application in applications:
                 await asyncio.to_thread(application.wait_progress, STEPS)

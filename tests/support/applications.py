@@ -273,3 +273,13 @@ APPLICATIONS: dict[str, type[Application]] = {
     AmqpClient.name: AmqpApplication,
     AioPikaClient.name: AioPikaApplication,
 }
+
+
+def at_work(port: int, name: str, steps: int, *, movable: bool = False) -> list[Application]:
+    """One of each library, which have all come `steps` further in each of their habits."""
+    started = [kind(port, f"{name}.{library}", movable=movable) for library, kind in APPLICATIONS.items()]
+    for application in started:
+        application.start()
+    for application in started:
+        application.wait_progress(steps)
+    return started
