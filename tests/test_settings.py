@@ -72,7 +72,6 @@ health: {timeout_s: 0}
 health: {interval_s: 0}
 health: {down_interval_s: 0}
 health: {jitter_percent: 51}
-health: {probation_s: -1}
 health: {eject_base_s: 0}
 health: {eject_max_percent: 101}
 health: {password: a}

@@ -45,7 +45,7 @@ class HealthPolicy:
     `rise`/`fall`: probes that must pass before an endpoint that is down is tried for good; failures that put it down.
     `interval_s` between probes of a well endpoint; `down_interval_s`, growing to `down_interval_max_s`, of one that is
     down. All are varied by up to `jitter_percent` either way. `timeout_s` bounds one probe.
-    `probation_s`: without credentials, this long one session at a time may try an endpoint that came back.
+    Without credentials nothing but a session can prove that an endpoint is back: one at a time may try it.
     `eject_*`: repeated failures to set up sessions keep an endpoint out for `eject_base_s`, doubled each time up to
     `eject_max_s`, of at most `eject_max_percent` of the endpoints and never the last well one.
     `user`, `password`, `vhost`: for handshake probes, none are made without a user. `http_port` (0 = off): also ask the
@@ -59,7 +59,6 @@ class HealthPolicy:
     down_interval_s: float = 1.0
     down_interval_max_s: float = 5.0
     jitter_percent: int = 20
-    probation_s: float = 30.0
     eject_base_s: float = 5.0
     eject_max_s: float = 300.0
     eject_max_percent: int = 50
@@ -79,7 +78,6 @@ class HealthPolicy:
             "down_interval_s must be at least 0.1 and at most health.down_interval_max_s",
         )
         _need(0 <= self.jitter_percent <= 50, "jitter_percent must be 0 to 50")
-        _need(self.probation_s >= 0, "probation_s must be 0 or more")
         _need(0 < self.eject_base_s <= self.eject_max_s, "eject_base_s must be above 0 and at most health.eject_max_s")
         _need(0 <= self.eject_max_percent <= 100, "eject_max_percent must be 0 (never eject) to 100")
         _need(bool(self.user) or not self.password, "password needs health.user")
@@ -132,6 +130,11 @@ class Health:
     def probe_soon(self, now: float) -> None:
         """Have it probed now instead of later."""
         self.next_probe_at_s = min(self.next_probe_at_s, now)
+
+    def unwell(self, now: float, recent_s: float) -> bool:
+        """Whether it is not up, or is back for less than `recent_s`. Probation may last: nobody need come to end it."""
+        back_s = self.since_s if self._probation else self.returned_at_s if self.state == "up" else now
+        return back_s is not None and now - back_s < recent_s
 
     @property
     def reserve(self) -> bool:
@@ -236,9 +239,8 @@ class Health:
         proven = kind == "handshake"
         if self.state == "suspect":
             answered = kind == "greeting" or (not self._silent and self._successes >= self._policy.rise)
-            if self._probation:
-                answered = now - self.since_s >= self._policy.probation_s
-            if proven or answered:
+            # What was down is up after one full handshake and not before: a port that listens proves little.
+            if proven or (answered and not self._probation):
                 self._recover(now, "probes pass")
         elif self.state == "ejected" and proven:
             self.end_ejection(now, "a handshake probe passed")

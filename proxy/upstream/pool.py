@@ -213,13 +213,9 @@ class Pool:
         return name in self._members
 
     def degraded(self, now: float) -> bool:
-        """Whether some endpoint is not up or is up again for less than `RECENT_S`: odd replies are to be expected."""
+        """Whether some endpoint is not up or is back for less than `RECENT_S`: odd replies are to be expected."""
         self._settle(now)
-        return any(
-            member.state != "up"
-            or (member.health.returned_at_s is not None and now - member.health.returned_at_s < RECENT_S)
-            for member in self._members.values()
-        )
+        return any(member.withdrawn or member.health.unwell(now, RECENT_S) for member in self._members.values())
 
     def usable(self, now: float) -> int:
         """Count the endpoints that are well and take new sessions; panic does not raise it."""

@@ -426,6 +426,13 @@ class TestDegraded:
         assert lab.pool.degraded(29.0)
         assert not lab.pool.degraded(30.0)
 
+    def test_is_over_a_while_after_the_return_though_no_session_has_tried_it(self):
+        lab = Lab("mq1", "mq2").saw("mq1", "forced_close").run(5)
+        back_s = lab.now - lab.view("mq1").since_s
+        assert lab.view("mq1").cause == "back, and on probation until a session has tried it"
+        assert lab.pool.degraded(back_s + 29.9)
+        assert not lab.pool.degraded(back_s + 30.0)
+
     def test_is_so_while_one_drains(self):
         assert Lab(endpoint("mq1", intent="drain"), "mq2").pool.degraded(0.0)
 

@@ -176,7 +176,7 @@ class Promises(RuleBasedStateMachine):
             assert self.pool.next_probe_at(self.now) is not None
 
     def teardown(self):
-        """Whatever happened: once all is well again, every endpoint comes back by itself."""
+        """Whatever happened: once all is well again, every endpoint comes back by itself, or with its next session."""
         for probe in self.probes:
             self.pool.probed(probe, True, self.now)
         deadline = self.now + 400
@@ -185,6 +185,10 @@ class Promises(RuleBasedStateMachine):
             for probe in self.pool.probes_due(self.now):
                 self.pool.probed(probe, True, self.now)
         self.now = deadline
+        for view in self.pool.views(self.now):
+            if view.state == "suspect":
+                assert view.cause.startswith("back, and on probation")
+                self.pool.observe(view.name, "handshaken", self.now)
         wanted = {name: "up" if each.intent == "up" else "draining" for name, each in self.named.items()}
         assert {name: state for name, state in self.states().items() if name in self.named} == wanted
 
