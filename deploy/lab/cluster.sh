@@ -31,6 +31,7 @@
 #   CLUSTER_EXTRA_CONF   text appended to rabbitmq.conf
 #   BOOT_TIMEOUT         120 seconds per node;  STOP_TIMEOUT  20 seconds
 #   RABBITMQ_HOME        folder that holds sbin/rabbitmq-server, if it is not where Debian and Ubuntu put it
+#   RABBITMQ_ROOT        folder made by rabbitmq4.sh: RabbitMQ and Erlang are taken from there
 set -u
 
 DIR=${CLUSTER_DIR:?set CLUSTER_DIR to the folder that holds the state of the cluster}
@@ -50,8 +51,14 @@ say() { echo "$*" >&2; }
 die() { say "cluster: $*"; exit 1; }
 
 find_home() {
-  local found
-  found=$(find /usr/lib/rabbitmq/lib -maxdepth 1 -name 'rabbitmq_server-*' 2>/dev/null | sort -V | tail -1)
+  local found root=''
+  if [ -n "${RABBITMQ_ROOT:-}" ]; then
+    root=$(realpath -m "$RABBITMQ_ROOT")
+    [ -d "$root/usr/lib/rabbitmq" ] || die "no RabbitMQ in RABBITMQ_ROOT=$root; run deploy/lab/rabbitmq4.sh '$root'"
+    PATH=$root/usr/lib/erlang/bin:$PATH
+    unset RABBITMQ_HOME
+  fi
+  found=$(find "$root/usr/lib/rabbitmq/lib" -maxdepth 1 -name 'rabbitmq_server-*' 2>/dev/null | sort -V | tail -1)
   HOME_DIR=${RABBITMQ_HOME:-$found}
   [ -x "$HOME_DIR/sbin/rabbitmq-server" ] ||
     die "no RabbitMQ found; install it (apt-get install rabbitmq-server) or set RABBITMQ_HOME"

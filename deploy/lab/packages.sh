@@ -21,7 +21,8 @@ is_installed() { [ "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | 
 missing_for() {
   case $1 in
     rabbitmq)
-      [ -n "${RABBITMQ_HOME:-}" ] || compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null ||
+      [ -n "${RABBITMQ_HOME:-}${RABBITMQ_ROOT:-}" ] ||
+        compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null ||
         echo rabbitmq-server
       ;;
     etcd)

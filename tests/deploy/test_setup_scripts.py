@@ -61,6 +61,38 @@ def test_a_python_that_is_too_old_is_named_with_the_way_out(tmp_path: Path) -> N
     assert not (tmp_path / ".venv").exists()
 
 
+def test_rabbitmq_4_without_a_mirror_of_debian_names_the_way_out(programs: Path, tmp_path: Path) -> None:
+    path = f"{programs}:{os.environ['PATH']}"
+
+    for environment in ({}, {"RABBITMQ4_MIRROR": "http://127.0.0.1:9/debian"}):
+        done = run([LAB / "rabbitmq4.sh", tmp_path / "rabbitmq4"], PATH=path, **environment)
+
+        assert done.returncode == 69
+        assert "RABBITMQ4_MIRROR=http://HOST/debian" in done.stderr
+        assert not (tmp_path / "rabbitmq4" / "usr").exists()
+
+
+def test_rabbitmq_4_does_not_go_where_something_else_is(tmp_path: Path) -> None:
+    folder = tmp_path / "letters"
+    folder.mkdir()
+    (folder / "letter").write_text("dear")
+
+    done = run([LAB / "rabbitmq4.sh", folder])
+
+    assert done.returncode == 69
+    assert "not made by this script" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["letter"]
+
+
+def test_a_root_without_brokers_is_named_with_the_way_to_fill_it(tmp_path: Path) -> None:
+    done = run(
+        [LAB / "cluster.sh", "start"], CLUSTER_DIR=str(tmp_path / "brokers"), RABBITMQ_ROOT=str(tmp_path / "nothing")
+    )
+
+    assert done.returncode == 1
+    assert f"deploy/lab/rabbitmq4.sh '{tmp_path}/nothing'" in done.stderr
+
+
 def test_make_alone_teaches_every_target() -> None:
     shown = run(["make", "--no-print-directory", "-C", ROOT]).stdout
 
