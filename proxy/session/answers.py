@@ -132,7 +132,7 @@ class Answers:
         tag = U64.unpack_from(frame, 11)[0] + channel.offset
         if tag <= channel.window.top:
             raise BrokerError("broker used a delivery tag twice")
-        channel.window.top = tag
+        channel.window.top = channel.read_since = tag
         if request.no_ack:
             channel.window.settle(tag)
         channel.held_get = request

@@ -21,6 +21,10 @@ cdef class Channel:
     cdef public long long offset
     cdef public Window window
     cdef public int no_ack
+    cdef public dict readers
+    cdef public object reader
+    cdef public long long reader_offset
+    cdef public long long read_since
     cdef public bint confirm_passes
     cdef public long long confirm_base
     cdef public list doubted
@@ -42,3 +46,4 @@ cdef class Channel:
 
     cpdef hold(self, object piece, Py_ssize_t size)
     cpdef list release(self)
+    cpdef follow(self, bytes header, bint complete)

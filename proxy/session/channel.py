@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from proxy.amqp.frames import Buffer, method_frame
 from proxy.session.ledger import Ledger, Load
+from proxy.session.stream import NO_STREAM, OFFSET, UNPLACED, offset_in, read_on
 from proxy.session.uplink import Uplink
 from proxy.session.window import Window
 
@@ -47,7 +48,7 @@ class Setup:
     """One entry of a channel's ordered list of qos and consume; a qos applies to the consumers after it.
 
     `tag` is empty for a qos. `frame` is what is sent on every broker. `paused`: the present broker has been told to
-    cancel it, since the channel is to move.
+    cancel it, since the channel is to move. `stream_offset` is where in a stream the client has read to.
     """
 
     request: int
@@ -58,6 +59,21 @@ class Setup:
     is_global: bool = False
     exclusive: bool = False
     paused: bool = False
+    stream_offset: int = UNPLACED
+
+    @property
+    def placed(self) -> bool:
+        """It reads a stream, and has got something from it."""
+        return self.stream_offset >= 0
+
+    @property
+    def sought(self) -> bool:
+        """The client chose where in a stream to begin; no broker accepts that for any other queue."""
+        return OFFSET in self.frame
+
+    def again(self) -> bytes:
+        """The frame for the next broker: a stream is read on behind what the client has seen whole."""
+        return read_on(self.frame, self.stream_offset + 1) if self.placed else self.frame
 
 
 class Channel:
@@ -89,6 +105,10 @@ class Channel:
         "parked",
         "pending",
         "publish_left",
+        "read_since",
+        "reader",
+        "reader_offset",
+        "readers",
         "restart_at",
         "restart_deadline",
         "restart_topology",
@@ -124,6 +144,13 @@ class Channel:
         self.offset = 0
         self.window = Window()
         self.no_ack = ACKED
+        # Consumers of streams, and those whose first delivery has not told yet; None, so that no delivery is looked
+        # at, where there are none. `reader` is the one whose delivery is under way; above the tag `read_since` all
+        # deliveries are a stream's.
+        self.readers: dict[bytes, Setup] | None = None
+        self.reader: Setup | None = None
+        self.reader_offset = UNPLACED
+        self.read_since = 0
         self.confirm_passes = False
         self.confirm_base = 0
         # Confirms and a refusal before them that is not believed yet: tag, multiple, nack.
@@ -157,6 +184,13 @@ class Channel:
     def consumers(self) -> int:
         """How many consumers the client has on it."""
         return sum(1 for entry in self.setup if entry.tag)
+
+    @property
+    def holds(self) -> bool:
+        """The client has deliveries that another broker would give out again. A stream's are never given out again."""
+        if self.readers is not None:
+            return self.window.any_open(0, self.read_since)
+        return self.window.open_count > 0
 
     @property
     def hidden_pending(self) -> bool:
@@ -207,7 +241,7 @@ class Channel:
                 self.setup[-1] = entry
                 return
         self.setup.append(entry)
-        self._count_no_ack()
+        self._review_consumers()
 
     def choose_confirm_path(self) -> None:
         """Let confirms pass untouched if the broker counts as the client does."""
@@ -227,13 +261,32 @@ class Channel:
             if entry.tag == tag:
                 del self.setup[at]
                 self._merge_qos()
-                self._count_no_ack()
+                self._review_consumers()
                 return entry
         return None
 
     def consumer_no_ack(self, tag: bytes) -> bool:
         """Whether deliveries of a consumer need no ack; an unknown consumer's do."""
         return any(entry.no_ack for entry in self.setup if entry.tag == tag)
+
+    def follow(self, header: bytes, complete: bool) -> None:
+        """A content frame for `reader`; `header` is its payload if it is one. The offset counts when all is shown."""
+        if header:
+            self.reader_offset = offset_in(header)
+        reader = self.reader
+        if not complete or reader is None:
+            return
+        self.reader = None
+        if self.reader_offset > reader.stream_offset:
+            reader.stream_offset = self.reader_offset
+        else:
+            self.lose_place(reader)
+
+    def lose_place(self, entry: Setup) -> None:
+        """What was taken for a stream's offset is none; looked for no more, where no stream was asked for."""
+        entry.stream_offset = UNPLACED if entry.sought else NO_STREAM
+        self.read_since = self.window.top
+        self._review_consumers()
 
     def detach(self) -> None:
         """The broker behind it is gone: what it delivered is stale, what it was sent and did not settle is ours.
@@ -246,6 +299,7 @@ class Channel:
         self.window.reset(self.offset)
         self.deliver_left = NO_CONTENT
         self.release()
+        self.reader = None
         if self.held_get is not None:
             self.pending.appendleft(self.held_get)
             self.held_get = None
@@ -270,6 +324,7 @@ class Channel:
         self.pending.clear()
         self.doubted.clear()
         self.setup.clear()
+        self._review_consumers()
         self.flowing = False
         self.muted = True
         self.deliver_left = NO_CONTENT
@@ -284,6 +339,11 @@ class Channel:
                 merged.append(entry)
         self.setup = merged
 
-    def _count_no_ack(self) -> None:
+    def _review_consumers(self) -> None:
+        # A stream is read with acknowledgements only (540).
+        may_read = [e for e in self.setup if e.tag and not e.no_ack and e.stream_offset != NO_STREAM]
+        if self.readers is None:
+            self.read_since = self.window.top
+        self.readers = {entry.tag: entry for entry in may_read} or None
         kinds = {entry.no_ack for entry in self.setup if entry.tag}
         self.no_ack = MIXED if len(kinds) == 2 else UNACKED if kinds == {True} else ACKED

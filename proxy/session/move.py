@@ -182,7 +182,7 @@ class Move:
                 entry.paused = True
                 self._ask(channel, m.BasicCancel(entry.tag, False))
         # Its publishes, acks and requests go on as ever until the client holds nothing of this broker any more.
-        if channel.pending or channel.window.open_count or self._inside_something(channel):
+        if channel.pending or channel.holds or self._inside_something(channel):
             return
         channel.flowing = False
         if channel.ledger.unsettled:
@@ -223,8 +223,9 @@ class Move:
                 continue  # by the client, meanwhile
             if entry.paused or not entry.tag:  # a prefetch counts for the consumers after it
                 entry.paused = False
-                channel.out.append(entry.frame)
-                channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
+                frame = entry.again()
+                channel.out.append(frame)
+                channel.pending.append(Pending(entry.request, frame, hidden=True))
         channel.flowing = not channel.discarding
         self._requests.drain(channel)
 
@@ -265,8 +266,8 @@ def _ties(journal: Journal, channel: Channel) -> list[str]:
     for entry in channel.setup:
         if entry.queue == DIRECT_REPLY_TO:
             found.append(f"channel {number} has a reply address on this broker")
-        elif entry.tag and b"x-stream-offset" in entry.frame:
-            found.append(f"channel {number} has a place in the stream {_shown(entry.queue)}")
+        elif entry.tag and entry.sought and not entry.placed:
+            found.append(f"channel {number} has got nothing yet of the stream {_shown(entry.queue)}")
         elif entry.exclusive:
             found.append(f"channel {number} has queue {_shown(entry.queue)} for itself, which another may take")
         elif entry.tag and journal.topology.is_auto_delete(entry.queue):

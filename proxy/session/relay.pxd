@@ -49,6 +49,7 @@ cdef class _BrokerWalk:
     cdef object speaker
     cdef bytes buf
     cdef Py_ssize_t mark
+    cdef Py_ssize_t at
     cdef Channel inline
     cdef Py_ssize_t inline_at
 
@@ -63,6 +64,7 @@ cdef class _BrokerWalk:
     @cython.locals(tag=cython.longlong, multiple=bint)
     cdef confirm(self, Channel channel, unsigned long ident, Py_ssize_t pos)
     cdef emit_upto(self, Py_ssize_t pos, Py_ssize_t mark)
+    cdef emit_whole(self)
     @cython.locals(channel=Channel)
     cdef hold_inline(self, Py_ssize_t pos)
 

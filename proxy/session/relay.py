@@ -80,7 +80,13 @@ def scan_broker(owner: BrokerOwner, buf: bytes, pos: int) -> int:
 
     Raises `BrokerError` for what no broker may send.
     """
-    return _BrokerWalk(owner, buf, pos).walk(pos)
+    walk = _BrokerWalk(owner, buf, pos)
+    try:
+        return walk.walk(pos)
+    except BrokerError:
+        # What is whole has been counted as shown: confirms as settled, a place in a stream as read.
+        walk.emit_whole()
+        raise
 
 
 class _ClientWalk:
@@ -209,10 +215,10 @@ class _BrokerWalk:
     """One walk over a region of the broker's bytes.
 
     `inline` is the channel of a content that began at `inline_at` and has not ended: as long as no other frame comes
-    between, its bytes need no holding until the region ends.
+    between, its bytes need no holding until the region ends. `at` is the frame that is looked at.
     """
 
-    __slots__ = ("buf", "channels", "counters", "inline", "inline_at", "mark", "out", "owner", "speaker")
+    __slots__ = ("at", "buf", "channels", "counters", "inline", "inline_at", "mark", "out", "owner", "speaker")
 
     def __init__(self, owner: BrokerOwner, buf: bytes, pos: int) -> None:
         self.owner = owner
@@ -222,6 +228,7 @@ class _BrokerWalk:
         self.speaker = owner.speaker
         self.buf = buf
         self.mark = pos
+        self.at = pos
         self.inline: Channel | None = None
         self.inline_at = 0
 
@@ -230,6 +237,7 @@ class _BrokerWalk:
         end = len(buf)
         channels = self.channels
         while end - pos >= OVERHEAD_BYTES:
+            self.at = pos
             kind = buf[pos]
             number = u16(buf, pos + 1)
             size = u32(buf, pos + 3)
@@ -275,6 +283,8 @@ class _BrokerWalk:
 
     def content(self, channel: Channel, kind: int, pos: int, size: int) -> None:
         complete = _delivered(channel, kind, self.buf, pos, size)
+        if channel.reader is not None:
+            channel.follow(self.buf[pos + 7 : pos + 7 + size] if kind == HEADER else b"", complete)
         if channel.held is not None:
             stop = pos + size + OVERHEAD_BYTES
             self.emit_upto(pos, stop)
@@ -299,6 +309,10 @@ class _BrokerWalk:
         channel.window.top = tag
         if channel.no_ack != ACKED and (channel.no_ack != MIXED or channel.consumer_no_ack(buf[pos + 12 : tag_at])):
             channel.window.settle(tag)
+        if channel.readers is not None:
+            channel.reader = channel.readers.get(buf[pos + 12 : tag_at])
+            if channel.reader is None:
+                channel.read_since = tag
         channel.deliver_left = HEADER_DUE
         if channel.offset:
             self.emit_upto(pos, stop)
@@ -319,6 +333,10 @@ class _BrokerWalk:
     def emit_upto(self, pos: int, mark: int) -> None:
         _emit(self.out, self.buf, self.mark, pos)
         self.mark = mark
+
+    def emit_whole(self) -> None:
+        """The frame at `at` is a mistake: what came before it counts, but for a content that it interrupts."""
+        self.emit_upto(self.at if self.inline is None else self.inline_at, len(self.buf))
 
     def hold_inline(self, pos: int) -> None:
         """The content is not complete and something else comes now: keep what is here of it."""

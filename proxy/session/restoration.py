@@ -9,6 +9,7 @@ from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
+from proxy.session.stream import OFFSET
 from proxy.session.topology import Declaration
 from proxy.session.uplink import Uplink
 
@@ -227,8 +228,9 @@ class Restoration:
     def _set_up(self, channel: Channel, entries: list[Setup]) -> None:
         for entry in entries:
             entry.paused = False
-            channel.out.append(entry.frame)
-            channel.pending.append(Pending(entry.request, entry.frame, hidden=True))
+            frame = entry.again()
+            channel.out.append(frame)
+            channel.pending.append(Pending(entry.request, frame, hidden=True))
 
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal
@@ -243,7 +245,12 @@ class Restoration:
         error = (close.reply_code, close.reply_text)
         channel.restarts = channel.restarts + 1 if error == channel.last_error else 0
         channel.last_error = error
-        final = close.reply_code not in (404, 405, 541) and b"exclusive use" not in close.reply_text
+        for entry in channel.setup:
+            if entry.placed and OFFSET in close.reply_text and b"queue '" + entry.queue + b"'" in close.reply_text:
+                channel.lose_place(entry)  # no stream: a message that somebody copied from one
+        final = close.reply_code not in (404, 405, 541)
+        # Another consumer's seat becomes free, and a node that has just come up opens its copy of a stream.
+        final = final and not any(text in close.reply_text for text in (b"exclusive use", b"replica on the local node"))
         # A publish to an exchange that is nobody's to declare again would be refused each time, behind its neighbours.
         final = final or (
             close.reply_code == 404 and b"no exchange" in close.reply_text and not journal.topology.exchanges

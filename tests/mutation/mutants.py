@@ -51,6 +51,22 @@ MUTANTS = (
         "",
         "a get whose answer was cut is never answered",
     ),
+    # Places in a stream.
+    Mutant(
+        "read_on(self.frame, self.stream_offset + 1)",
+        "read_on(self.frame, self.stream_offset)",
+        "the last message of a stream is shown again",
+    ),
+    Mutant(
+        "        if not complete or reader is None:",
+        "        if reader is None:",
+        "a message of a stream of which the client got half is skipped",
+    ),
+    Mutant(
+        "        walk.emit_whole()\n",
+        "",
+        "what a broker said before a mistake counts, and is not shown",
+    ),
     # Publishes and confirms.
     Mutant(
         "return self._replayed[tag - 1] if 0 < tag <= len(self._replayed) else tag + self._shift",
@@ -195,12 +211,12 @@ MUTANTS = (
         "the old broker is left before its channels have moved",
     ),
     Mutant(
-        "if channel.pending or channel.window.open_count or self._inside_something(channel):",
-        "if channel.window.open_count or self._inside_something(channel):",
+        "if channel.pending or channel.holds or self._inside_something(channel):",
+        "if channel.holds or self._inside_something(channel):",
         "a move does not wait until its consumers are cancelled",
     ),
     Mutant(
-        "if channel.pending or channel.window.open_count or self._inside_something(channel):",
+        "if channel.pending or channel.holds or self._inside_something(channel):",
         "if channel.pending or self._inside_something(channel):",
         "a move does not wait until the client has settled what it holds",
     ),

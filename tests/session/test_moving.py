@@ -238,7 +238,7 @@ def test_a_broker_that_is_not_left_after_all_is_stayed_with():
         (
             on(1, m.BasicConsume(0, b"s", b"c", False, False, False, False, STREAM_ARGUMENTS)),
             consume_ok(1),
-            "a place in the stream 's'",
+            "has got nothing yet of the stream 's'",
         ),
     ],
 )
