@@ -18,6 +18,9 @@ from proxy.session.uplink import Stage, Uplink
 
 ACCESS_REFUSED = 403
 
+# A message's tag is above those of all deliveries before it; a consumer that has ended gets none any more.
+_OVERTAKES_NOTHING = (m.BASIC_GET_OK, m.method_id(m.BasicCancelOk))
+
 
 class Answers:
     """The broker's side of the journal. It is the owner that the broker's scanner talks to."""
@@ -114,6 +117,9 @@ class Answers:
 
     def _answered(self, channel: Channel, ident: int, frame: bytes) -> None:
         request = channel.pending.popleft()
+        # A cancel of ours is not the end of a consumer to the client.
+        if channel.arrears is not None and ident in _OVERTAKES_NOTHING and not _is_ours(request):
+            channel.arrears.flush(self.client_out)
         if ident == m.BASIC_GET_OK:
             self._got(channel, request, frame)
             return
@@ -150,6 +156,8 @@ class Answers:
 
     def _cancel(self, channel: Channel, frame: bytes) -> None:
         """The broker ended a consumer: its queue is gone or out of reach."""
+        if channel.arrears is not None:
+            channel.arrears.flush(self.client_out)
         entry = channel.forget_consumer(m.decode(m.BasicCancel, frame[7:-1]).consumer_tag)
         if entry is not None:
             self.journal.topology.delete_queue(entry.queue)
@@ -194,3 +202,7 @@ class Answers:
         m.method_id(m.BasicCancel): _cancel,
         m.BASIC_RETURN: _return,
     }
+
+
+def _is_ours(request: Pending) -> bool:
+    return request.silent and request.answered is None

@@ -20,6 +20,7 @@ cdef class Channel:
     cdef public bint streaming
     cdef public long long offset
     cdef public Window window
+    cdef public object arrears
     cdef public int no_ack
     cdef public dict readers
     cdef public object reader

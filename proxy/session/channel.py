@@ -6,11 +6,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.amqp import methods as m
 from proxy.amqp.frames import Buffer, method_frame
+from proxy.amqp.wire import U32
+from proxy.session.arrears import Arrears
 from proxy.session.ledger import Ledger, Load
 from proxy.session.stream import NO_STREAM, OFFSET, UNPLACED, offset_in, read_on
 from proxy.session.uplink import Uplink
 from proxy.session.window import Window
+
+_RETURN = U32.pack(m.BASIC_RETURN)
 
 # `Channel.publish_left` and `deliver_left`: body bytes still to come, or one of these.
 NO_CONTENT = -2
@@ -80,6 +85,7 @@ class Channel:
     """State of one client channel. The relay reads and writes the first block for every frame."""
 
     __slots__ = (
+        "arrears",
         "awaits_close_ok",
         "confirm_base",
         "confirm_passes",
@@ -143,6 +149,8 @@ class Channel:
         self.streaming = False
         self.offset = 0
         self.window = Window()
+        # What the client holds of brokers that are gone; None while that is nothing.
+        self.arrears: Arrears | None = None
         self.no_ack = ACKED
         # Consumers of streams, and those whose first delivery has not told yet; None, so that no delivery is looked
         # at, where there are none. `reader` is the one whose delivery is under way; above the tag `read_since` all
@@ -233,14 +241,33 @@ class Channel:
         self.held_bytes = 0
         return held
 
+    @property
+    def half_seen(self) -> bool:
+        """The delivery that has the highest tag is not complete, so that the client knows nothing of it."""
+        if self.deliver_left == NO_CONTENT or self.streaming:
+            return False
+        return not self.held or self.held[0][7:11] != _RETURN
+
+    def relieve(self, out: list[Buffer]) -> None:
+        """Show what the client now has room for; all of it once it holds nothing of brokers that are gone."""
+        if self.arrears is not None:
+            self.arrears.release(self.window, out)
+            if not self.arrears.stale.open_count:
+                self.arrears = None
+
+    def forgive(self) -> None:
+        """What the client holds is void: what waits behind it comes again."""
+        if self.arrears is not None:
+            self.arrears.drop(self.window)
+            self.arrears = None
+
     def remember(self, entry: Setup) -> None:
         """Add a qos or a consumer; a qos directly after its like replaces it, so the list cannot grow without end."""
-        if self.setup and not entry.tag:
-            last = self.setup[-1]
-            if not last.tag and last.is_global == entry.is_global:
-                self.setup[-1] = entry
-                return
-        self.setup.append(entry)
+        last = self.setup[-1] if self.setup else None
+        if last is not None and not last.tag and not entry.tag and last.is_global == entry.is_global:
+            self.setup[-1] = entry
+        else:
+            self.setup.append(entry)
         self._review_consumers()
 
     def choose_confirm_path(self) -> None:
@@ -279,6 +306,8 @@ class Channel:
         self.reader = None
         if self.reader_offset > reader.stream_offset:
             reader.stream_offset = self.reader_offset
+            if self.arrears is not None:
+                self.arrears.review(self.setup)
         else:
             self.lose_place(reader)
 
@@ -320,6 +349,7 @@ class Channel:
         """The channel is over: give back what it keeps."""
         self.unpark()
         self.release()
+        self.forgive()
         self.ledger.clear()
         self.pending.clear()
         self.doubted.clear()
@@ -347,3 +377,5 @@ class Channel:
         self.readers = {entry.tag: entry for entry in may_read} or None
         kinds = {entry.no_ack for entry in self.setup if entry.tag}
         self.no_ack = MIXED if len(kinds) == 2 else UNACKED if kinds == {True} else ACKED
+        if self.arrears is not None:
+            self.arrears.review(self.setup)

@@ -78,6 +78,9 @@ def _waiting(session: Session) -> str:
         )
     if any(uplink.blocked for uplink in session.journal.uplinks):
         return "the broker has an alarm and blocks publishers"
+    keeping = [each.number for each in channels if each.arrears is not None and each.arrears.kept]
+    if keeping:
+        return f"channels {keeping} get more when their client settles what it holds of a broker that is gone"
     settling = [channel.number for channel in channels if channel.settling_until is not None]
     if settling:
         return f"channels {settling} end or change their mode when what they published is confirmed"

@@ -2,6 +2,7 @@ from proxy.session.window cimport Window
 
 
 cdef class Load:
+    cdef public long long kept_bytes
     cdef public long long parked_bytes
     cdef public long long unsettled_bytes
 

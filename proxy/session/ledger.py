@@ -14,9 +14,10 @@ from proxy.session.window import Window
 class Load:
     """What a session keeps in memory for others, in bytes; the limits of `SessionPolicy` apply to it."""
 
-    __slots__ = ("parked_bytes", "unsettled_bytes")
+    __slots__ = ("kept_bytes", "parked_bytes", "unsettled_bytes")
 
     def __init__(self) -> None:
+        self.kept_bytes = 0
         self.parked_bytes = 0
         self.unsettled_bytes = 0
 

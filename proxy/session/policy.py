@@ -22,6 +22,8 @@ class SessionPolicy:
     to notice a hung broker, so that what was accepted can still go elsewhere.
     `forced_close` says what a `connection.close 320` by an operator means: `recover` (another node, at most once a
     minute) or `pass` (told to the client). Shutdown and maintenance of a node are always recovered from.
+    `redelivery_hold_timeout_s`: how long a client that holds deliveries of a broker that is gone is kept to its
+    prefetch; 0: not at all. Deliveries beyond `redelivery_hold_bytes_max` for each client are shown all the same.
     `move_spread_s`: sessions leave a draining broker at random times within it. `move_timeout_s`: how long a channel
     goes without its consumers while the client settles what it holds; after that it stays for the time being.
     """
@@ -41,6 +43,8 @@ class SessionPolicy:
     retry_base_s: float = 0.05
     retry_max_s: float = 2.0
     nack_hold_s: float = 30.0
+    redelivery_hold_timeout_s: float = 300.0
+    redelivery_hold_bytes_max: int = 8 * 1024 * 1024
     move_spread_s: float = 5.0
     move_timeout_s: float = 30.0
 
@@ -57,6 +61,8 @@ class SessionPolicy:
         _need(self.close_flush_timeout_s >= 0, "close_flush_timeout_s must be 0 or more")
         _need(0 < self.retry_base_s <= self.retry_max_s, "retry_base_s must be above 0 and at most session.retry_max_s")
         _need(self.nack_hold_s >= 0, "nack_hold_s must be 0 or more")
+        _need(self.redelivery_hold_timeout_s >= 0, "redelivery_hold_timeout_s must be 0 (off) or more")
+        _need(self.redelivery_hold_bytes_max >= 65536, "redelivery_hold_bytes_max must be at least 65536")
         _need(self.move_spread_s >= 0, "move_spread_s must be 0 or more")
         _need(self.move_timeout_s > 0, "move_timeout_s must be above 0")
 

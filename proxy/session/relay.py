@@ -290,7 +290,11 @@ class _BrokerWalk:
             self.emit_upto(pos, stop)
             _hold(channel, self.out, self.buf, pos, stop, self.owner.hold_bytes_max)
             if complete:
-                self.out.extend(channel.release())
+                arrears = channel.arrears
+                if arrears is None:
+                    self.out.extend(channel.release())
+                else:
+                    arrears.take(channel.release(), channel.window, self.out)
         if complete:
             self.inline = None
             channel.streaming = False
@@ -382,5 +386,7 @@ def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int
     """Hold back a piece of an incomplete delivery; beyond the limit it streams, and a loss in mid-body will show."""
     channel.hold(memoryview(buf)[start:stop], stop - start)
     if channel.held_bytes > limit_bytes:
+        if channel.arrears is not None:
+            channel.arrears.flush(out)
         out.extend(channel.release())
         channel.streaming = True

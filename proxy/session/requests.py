@@ -66,6 +66,19 @@ class Requests:
         Their messages come again, so such an ack must reach nobody. A multiple ack goes on only if it settles
         something here, since a broker answers one that settles nothing with 406.
         """
+        arrears = channel.arrears
+        if arrears is not None:
+            shown = arrears.shown(channel.window)
+            multiple = ident != m.BASIC_REJECT and bool(bits & 1)
+            if multiple and tag == 0:
+                tag = shown
+            elif tag > shown:
+                arrears.flush(self.journal.client_out)  # nobody has told it that number: the broker has to judge
+            arrears.settle(tag, multiple=multiple)
+        self._pass_settle(channel, ident, tag, bits)
+        channel.relieve(self.journal.client_out)
+
+    def _pass_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
         window = channel.window
         offset = channel.offset
         if ident != m.BASIC_REJECT and bits & 1:
@@ -261,13 +274,18 @@ class Requests:
             for each in self.journal.live_channels():
                 for tag in [e.tag for e in each.setup if e.tag and e.queue == wanted.queue]:
                     each.forget_consumer(tag)
+                each.relieve(self.journal.client_out)
 
         self._ask(channel, wanted, deleted, silent=q.nowait)
 
     def _qos(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicQos, payload)
         entry = Setup(m.method_id(m.BasicQos), frame, is_global=q.is_global)
-        self._forward(channel, entry.request, frame, lambda _: channel.remember(entry))
+        self._forward(channel, entry.request, frame, lambda _: self._remember(channel, entry))
+
+    def _remember(self, channel: Channel, entry: Setup) -> None:
+        channel.remember(entry)
+        channel.relieve(self.journal.client_out)  # the limit may be another one now
 
     def _consume(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """The tag is chosen here if the client leaves it to the broker, so that a repeated request means the same."""
@@ -282,7 +300,7 @@ class Requests:
             no_ack=q.no_ack,
             exclusive=q.exclusive,
         )
-        self._ask(channel, wanted, lambda _: channel.remember(entry), silent=q.nowait)
+        self._ask(channel, wanted, lambda _: self._remember(channel, entry), silent=q.nowait)
 
     def _cancel(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicCancel, payload)
@@ -303,11 +321,13 @@ class Requests:
 
         def recovered(_: bytes) -> None:
             channel.window.settle_upto(top)
+            channel.forgive()
 
         self._forward(channel, m.BASIC_RECOVER, frame, recovered)
 
     def _recover_async(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         channel.window.settle_upto(channel.window.top)
+        channel.forgive()
         channel.out.append(frame)
 
     def _confirm_select(self, channel: Channel, frame: bytes, payload: bytes) -> None:

@@ -9,6 +9,7 @@ from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
+from proxy.session.restraint import Restraint
 from proxy.session.stream import OFFSET
 from proxy.session.topology import Declaration
 from proxy.session.uplink import Uplink
@@ -28,6 +29,7 @@ class Restoration:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self.restraint = Restraint(journal)
         self._declarations: list[tuple[Declaration, Channel]] = []
         self._next = 0
         self._attempts = 0
@@ -144,6 +146,7 @@ class Restoration:
         for tag, multiple, nack in words:
             if not nack:  # a refusal is asked for once more, what was taken was taken
                 journal.confirm(channel, tag, multiple, nack)
+        self.restraint.begin(channel)
         channel.detach()
         # A cancel that a move asked for is done; asked again, it would end the consumer that is to come back.
         cancel = m.method_id(m.BasicCancel)

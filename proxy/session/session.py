@@ -176,6 +176,7 @@ class Session:
             self.restoration.retry()
         self.move.tick()
         self.confirms.tick()
+        self.restoration.restraint.tick()
         for channel in journal.live_channels() if journal.load.parked_bytes else ():
             if channel.settling_until is not None and now >= channel.settling_until:
                 self.settled(channel)
@@ -188,7 +189,7 @@ class Session:
         if journal.phase is Phase.ENDED:
             return None
         attachment = self.attachment
-        due = [self.ending.until, attachment.retry_at, self.restoration.retry_at]
+        due = [self.ending.until, attachment.retry_at, self.restoration.retry_at, self.restoration.restraint.due]
         due.extend(self.restarts.due())
         due.extend(self.move.due())
         due.extend(self.confirms.due())

@@ -9,4 +9,5 @@ cdef class Window:
     cpdef bint is_open(self, long long number)
     cpdef bint settle(self, long long number)
     cpdef long long settle_upto(self, long long number)
+    cpdef append(self, Window later)
     cdef _absorb(self)

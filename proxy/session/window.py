@@ -92,6 +92,23 @@ class Window:
             self._absorb()
         return before - self.open_count
 
+    def append(self, later: Window) -> None:
+        """Go on with the numbers of another window, all of which are above these."""
+        settled = [(self.top + 1, later.floor), *zip(later._starts, later._stops, strict=True)]
+        self.top = later.top
+        for start, stop in settled:
+            if stop < start:
+                continue
+            if start == self.floor + 1:
+                self.floor = stop
+                continue
+            if self._stops and self._stops[-1] == start - 1:
+                self._stops[-1] = stop
+            else:
+                self._starts.append(start)
+                self._stops.append(stop)
+            self._above += stop - start + 1
+
     def open_numbers(self) -> Iterator[int]:
         """Every open number, ascending."""
         number = self.floor + 1

@@ -67,6 +67,22 @@ MUTANTS = (
         "",
         "what a broker said before a mistake counts, and is not shown",
     ),
+    # What has to wait while the client holds stale deliveries.
+    Mutant(
+        "return self._kept[0][0] - 1 if self._kept else window.top",
+        "return window.top",
+        "an ack of everything settles what the client has not been shown",
+    ),
+    Mutant(
+        "        for tag, content in self._kept:\n            window.settle(tag)\n",
+        "        for _, content in self._kept:\n",
+        "what was kept back when a second broker died counts as held by the client for ever",
+    ),
+    Mutant(
+        "return bool(self._kept) or self.stale.open_count",
+        "return self.stale.open_count",
+        "a delivery overtakes those that wait",
+    ),
     # Publishes and confirms.
     Mutant(
         "return self._replayed[tag - 1] if 0 < tag <= len(self._replayed) else tag + self._shift",

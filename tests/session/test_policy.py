@@ -27,6 +27,8 @@ from proxy.session.policy import SessionPolicy
         {"close_flush_timeout_s": -1},
         {"retry_base_s": 3.0, "retry_max_s": 2.0},
         {"nack_hold_s": -1},
+        {"redelivery_hold_timeout_s": -1},
+        {"redelivery_hold_bytes_max": 1},
     ],
     ids=str,
 )

@@ -42,6 +42,17 @@ class WindowAndASet(RuleBasedStateMachine):
         self.open.clear()
         self.issued = floor
 
+    @rule(gap=st.integers(0, 3), count=st.integers(0, 6), settled=st.sets(st.integers(1, 6)))
+    def append(self, gap, count, settled):
+        later = Window(self.issued + gap)
+        later.top = later.floor + count
+        numbers = {later.floor + each for each in settled if each <= count}
+        for number in sorted(numbers, reverse=True):
+            later.settle(number)
+        self.open.update(set(range(self.issued + gap + 1, later.top + 1)) - numbers)
+        self.window.append(later)
+        self.issued = later.top
+
     @invariant()
     def it_names_exactly_the_open_numbers(self):
         assert list(self.window.open_numbers()) == sorted(self.open)

@@ -6,13 +6,13 @@ import random
 from dataclasses import dataclass
 
 from proxy.session.policy import SessionPolicy
-from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, OWNER, PUBLISHER, TRANSACTOR
+from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, MODEST, OWNER, PUBLISHER, TRANSACTOR
 
 # How many seeds of a hundred have it.
 SHARES = {
     # What the client does, and what it is promised.
     "as_sent": 10,
-    "owner": 50, "transactions": 60, "careless": 50, "large": 30,
+    "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "large": 30,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
     "delete": 50, "drain": 90, "tear": 40,
@@ -49,7 +49,7 @@ class Recipe:
         return [name for name in SHARES if self.has(name)]
 
     def roles(self) -> tuple[int, ...]:
-        extra = {"owner": OWNER, "transactions": TRANSACTOR, "careless": CARELESS}
+        extra = {"owner": OWNER, "transactions": TRANSACTOR, "careless": CARELESS, "modest": MODEST}
         return (CONFIRMER, PUBLISHER, CONSUMER, MIXED, *(role for name, role in extra.items() if self.has(name)))
 
     def policy(self) -> SessionPolicy:

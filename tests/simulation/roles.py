@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from proxy.amqp import methods as m
 from tests.simulation.broker_channel import NO_EXCHANGE
-from tests.simulation.client_channel import OK, SHARED, ClientChannel
+from tests.simulation.client_channel import OK, SHARED, ClientChannel, need
 from tests.support.engine_frames import ack, bare, bind, declare, on
 
 if TYPE_CHECKING:
     from tests.simulation.client import Client
 
-CONFIRMER, PUBLISHER, CONSUMER, OWNER, MIXED, TRANSACTOR, CARELESS = 1, 2, 3, 4, 5, 6, 7
+CONFIRMER, PUBLISHER, CONSUMER, OWNER, MIXED, TRANSACTOR, CARELESS, MODEST = 1, 2, 3, 4, 5, 6, 7, 8
 # A shared queue that somebody deletes and declares anew; what is in it is nobody's concern.
 CASUAL = b"q3"
 UNKNOWN_TAG = 1_000_000
@@ -62,6 +62,30 @@ class Consumer(ClientChannel):
             self.consume(rest[0])
         else:
             super().wind_down()
+
+
+class Modest(ClientChannel):
+    """Says how much it wants to hold, settles slowly, and never holds more, whoever it is from."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        super().__init__(client, number)
+        self.limit = self.rng.choice((1, 2, 5))
+
+    def open(self) -> None:
+        super().open()
+        self.ask(on(self.number, m.BasicQos(0, self.limit, self.rng.random() < 0.5)), OK["qos"])
+        self.consume(self.rng.choice(SHARED))
+
+    def work(self) -> None:
+        if self.rng.random() < 0.3:
+            self.settle_some()
+
+    def received(self, kind: int, ident: int, data: bytes) -> None:
+        super().received(kind, ident, data)
+        held = len(self.open_tags)
+        # An ack of everything makes room for what is on its way; what is too large to be kept back passes.
+        if not self.client.acks_all and not self.client.large_bytes:
+            need(held <= self.limit, f"{held} deliveries are out, {self.limit} were asked for")
 
 
 class Owner(ClientChannel):
@@ -249,4 +273,5 @@ ROLES: dict[int, type[ClientChannel]] = {
     MIXED: Mixed,
     TRANSACTOR: Transactor,
     CARELESS: Careless,
+    MODEST: Modest,
 }
