@@ -36,6 +36,10 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "error",
         "A client left, and what it had published was not confirmed in time; it may be lost.",
     ),
+    "publishes_unroutable": (
+        "error",
+        "No queue took some publishes in time, while a broker was down; clients with confirms were told by a nack.",
+    ),
     "channel_given_up": ("error", "One channel could not be restored; the client was told."),
     "topology_lost": ("warning", "A transient queue or exchange could not be declared again."),
     # endpoints and discovery

@@ -35,6 +35,7 @@ _COUNTED = {
     "settles": ("sidehop_settles", "Deliveries that clients acknowledged, rejected or requeued."),
     "stale_acks": ("sidehop_stale_acks", "Acknowledgements for deliveries of a broker that is gone; dropped."),
     "replayed_publishes": ("sidehop_replayed_publishes", "Publishes sent again after a failover: possible duplicates."),
+    "unrouted": ("sidehop_unrouted", "Publishes that no queue took while a broker was down: withheld and tried again."),
     "bytes_from_client": ("sidehop_from_client_bytes", "Bytes that clients sent."),
     "bytes_from_broker": ("sidehop_from_broker_bytes", "Bytes that brokers sent."),
 }

@@ -14,6 +14,7 @@ from proxy.session.channel import HEADER_DUE, Channel, Pending
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
 from proxy.session.restoration import Restoration
+from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
 
 ACCESS_REFUSED = 403
@@ -25,7 +26,14 @@ _OVERTAKES_NOTHING = (m.BASIC_GET_OK, m.method_id(m.BasicCancelOk))
 class Answers:
     """The broker's side of the journal. It is the owner that the broker's scanner talks to."""
 
-    def __init__(self, journal: Journal, attachment: Attachment, restoration: Restoration, confirms: Confirms) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        attachment: Attachment,
+        restoration: Restoration,
+        confirms: Confirms,
+        unrouted: Unrouted,
+    ) -> None:
         self.journal = journal
         self.restoration = restoration
         self.channels = journal.channels
@@ -34,6 +42,8 @@ class Answers:
         self.hold_bytes_max = journal.policy.delivery_hold_bytes_max
         self.attachment = attachment
         self._confirms = confirms
+        self._unrouted = unrouted
+        self._forced = journal.policy.unroutable == "retry"
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink
 
@@ -62,6 +72,9 @@ class Answers:
             if self.restoration.uplink is self.speaker:
                 self.restoration.scratch_answered(ident, frame[7:-1])
             return
+        if number == self.journal.courier:
+            self._unrouted.courier_frame(self.speaker, kind, frame)
+            return
         channel = self.channels[number] if number < len(self.channels) else None
         if channel is None or channel.awaits_close_ok or channel.uplink is not self.speaker:
             return  # the rest of a channel that is over
@@ -79,6 +92,10 @@ class Answers:
     def broker_confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
         """A confirm that the client does not expect, or under another number, or a refusal."""
         self._confirms.take(channel, tag, multiple, nack)
+
+    def returned(self, channel: Channel) -> None:
+        """A publish that no queue took is here again, whole."""
+        self._unrouted.returned(channel)
 
     # Channel 0.
 
@@ -146,7 +163,8 @@ class Answers:
         channel.hold(frame[:11] + U64.pack(tag) + frame[19:], len(frame))
 
     def _return(self, channel: Channel, frame: bytes) -> None:
-        self.counters.returns += 1
+        channel.returning = self._forced and channel.ledgered
+        self.counters.returns += not channel.returning
         channel.deliver_left = HEADER_DUE
         channel.hold(frame, len(frame))
 

@@ -12,6 +12,8 @@ from proxy.session.journal import Journal, Phase
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink, least_limit
 
+# Above those of the client: one for topology, one for what no queue took.
+OWN_CHANNELS = 2
 # A user refused by this many different nodes, or this often, is refused.
 LOGIN_REFUSALS_MAX = 2
 # A broker lost sooner than this after it was attached has proven nothing: the search goes on where it was.
@@ -144,11 +146,11 @@ class Attachment:
         uplink.stage = Stage.TUNED
         uplink.stage_deadline = None
         uplink.tune = tune = m.decode(m.ConnectionTune, payload)
-        if tune.channel_max == 1:
-            self.failed("it allows one channel, and one is needed beside the client's")
+        if 0 < tune.channel_max <= OWN_CHANNELS:
+            self.failed(f"it allows {tune.channel_max} channels, and {OWN_CHANNELS} are needed beside the client's")
         elif journal.phase is Phase.AUTHENTICATING:
             policy = journal.policy
-            journal.channel_max = least_limit(tune.channel_max, policy.channel_max) - 1
+            journal.channel_max = least_limit(tune.channel_max, policy.channel_max) - OWN_CHANNELS
             journal.frame_max_bytes = least_limit(tune.frame_max, policy.frame_max_bytes)
             journal.phase = Phase.TUNING
             journal.lifecycle.client_asked()
@@ -156,7 +158,7 @@ class Attachment:
                 0, m.ConnectionTune(journal.channel_max, journal.frame_max_bytes, policy.client_heartbeat_s)
             )
             return
-        if 0 < tune.frame_max < journal.frame_max_bytes or 0 < tune.channel_max < journal.scratch:
+        if 0 < tune.frame_max < journal.frame_max_bytes or 0 < tune.channel_max < journal.courier:
             self.failed(
                 f"its limits (frame_max {tune.frame_max}, channel_max {tune.channel_max}) are below the client's"
             )
@@ -178,7 +180,7 @@ class Attachment:
         uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
         uplink.heartbeat_s = journal.policy.heartbeat_s
         heartbeat = math.ceil(uplink.heartbeat_s)
-        uplink.tell(0, m.ConnectionTuneOk(journal.scratch, journal.frame_max_bytes, heartbeat))
+        uplink.tell(0, m.ConnectionTuneOk(journal.courier, journal.frame_max_bytes, heartbeat))
         uplink.tell(0, m.ConnectionOpen(journal.vhost))
 
     def opened(self, payload: bytes) -> None:

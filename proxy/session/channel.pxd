@@ -18,6 +18,8 @@ cdef class Channel:
     cdef public long long held_bytes
     cdef public object held_get
     cdef public bint streaming
+    cdef public bint returning
+    cdef public set withheld
     cdef public long long offset
     cdef public Window window
     cdef public object arrears

@@ -120,12 +120,14 @@ class Channel:
         "restart_topology",
         "restart_wanted",
         "restarts",
+        "returning",
         "settling_until",
         "setup",
         "streaming",
         "tx_dirty",
         "uplink",
         "window",
+        "withheld",
     )
 
     def __init__(self, number: int, load: Load) -> None:
@@ -147,6 +149,8 @@ class Channel:
         self.held_bytes = 0
         self.held_get: Pending | None = None
         self.streaming = False
+        # A content under way is one of our own publishes that comes back, since no queue took it.
+        self.returning = False
         self.offset = 0
         self.window = Window()
         # What the client holds of brokers that are gone; None while that is nothing.
@@ -163,6 +167,8 @@ class Channel:
         self.confirm_base = 0
         # Confirms and a refusal before them that is not believed yet: tag, multiple, nack.
         self.doubted: list[tuple[int, bool, bool]] = []
+        # Publishes that no queue took: their confirms wait until one has. Their numbers are settled in the ledger.
+        self.withheld: set[int] = set()
         # The journal.
         self.load = load
         self.opened = False
@@ -187,6 +193,11 @@ class Channel:
     def covered(self) -> bool:
         """Publishes are confirmed behind the client's back: it has not asked for confirms itself, or did so later."""
         return self.ledgered and self.mode == PLAIN
+
+    @property
+    def unsettled(self) -> int:
+        """How many publishes no broker has taken for good."""
+        return self.ledger.unsettled + len(self.withheld)
 
     @property
     def consumers(self) -> int:
@@ -236,6 +247,7 @@ class Channel:
 
     def release(self) -> list[Buffer]:
         """The held pieces, to be forwarded; the channel keeps none."""
+        self.returning = False
         held = self.held or []
         self.held = None
         self.held_bytes = 0
@@ -271,8 +283,9 @@ class Channel:
         self._review_consumers()
 
     def choose_confirm_path(self) -> None:
-        """Let confirms pass untouched if the broker counts as the client does."""
-        self.confirm_passes = self.mode == CONFIRM and self.confirm_base == 0 and self.ledger.untranslated
+        """Let confirms pass untouched if the broker counts as the client does and none is withheld."""
+        same = self.confirm_base == 0 and self.ledger.untranslated
+        self.confirm_passes = self.mode == CONFIRM and same and not self.withheld and not self.doubted
 
     def healed(self) -> None:
         """It works again: a later trouble is a new one."""
@@ -353,6 +366,7 @@ class Channel:
         self.ledger.clear()
         self.pending.clear()
         self.doubted.clear()
+        self.withheld.clear()
         self.setup.clear()
         self._review_consumers()
         self.flowing = False

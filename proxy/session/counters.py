@@ -19,6 +19,7 @@ class Counters:
         "returns",
         "settles",
         "stale_acks",
+        "unrouted",
     )
 
     def __init__(self) -> None:
@@ -31,6 +32,7 @@ class Counters:
         self.settles = 0
         self.stale_acks = 0
         self.replayed_publishes = 0
+        self.unrouted = 0
 
     def add(self, other: Counters) -> None:
         """Add another count to this one."""
@@ -44,6 +46,7 @@ class Counters:
         self.settles += other.settles
         self.stale_acks += other.stale_acks
         self.replayed_publishes += other.replayed_publishes
+        self.unrouted += other.unrouted
 
     def take(self) -> Counters:
         """Hand over what was counted and start at zero again."""

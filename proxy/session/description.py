@@ -41,7 +41,7 @@ def describe(session: Session) -> Facts:
         waiting=_waiting(session),
         channels=len(channels),
         consumers=sum(channel.consumers for channel in channels),
-        unsettled_publishes=sum(channel.ledger.unsettled for channel in channels),
+        unsettled_publishes=sum(channel.unsettled for channel in channels),
         unsettled_bytes=journal.load.unsettled_bytes,
         outstanding_deliveries=sum(channel.window.open_count for channel in channels),
         parked_bytes=journal.load.parked_bytes,
@@ -81,6 +81,8 @@ def _waiting(session: Session) -> str:
     keeping = [each.number for each in channels if each.arrears is not None and each.arrears.kept]
     if keeping:
         return f"channels {keeping} get more when their client settles what it holds of a broker that is gone"
+    if session.unrouted.count:
+        return f"no queue takes {session.unrouted.count} publishes while a broker is down"
     settling = [channel.number for channel in channels if channel.settling_until is not None]
     if settling:
         return f"channels {settling} end or change their mode when what they published is confirmed"

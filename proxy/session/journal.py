@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from enum import Enum
+from itertools import takewhile
 from typing import Protocol
 
 from proxy.amqp import methods as m
@@ -151,6 +152,11 @@ class Journal:
         return self.channel_max + 1
 
     @property
+    def courier(self) -> int:
+        """The channel on which is published again what no queue took: the topmost."""
+        return self.channel_max + 2
+
+    @property
     def attached(self) -> bool:
         """Channels have a broker."""
         return self.uplink is not None
@@ -206,7 +212,7 @@ class Journal:
                 channel.ledger.compact()
         if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
             return True
-        return not any(channel.ledger.unsettled > int(channel.ledger.unfinished) for channel in channels)
+        return not load.withheld and not any(c.ledger.unsettled > int(c.ledger.unfinished) for c in channels)
 
     def live_channels(self) -> list[Channel]:
         """Channels that the client has open."""
@@ -226,12 +232,20 @@ class Journal:
 
     def covered_unsettled(self) -> int:
         """Publishes that only we know to be unconfirmed; half a publish is none."""
-        covered = [channel.ledger for channel in self.live_channels() if channel.covered]
-        return sum(ledger.unsettled - int(ledger.unfinished) for ledger in covered)
+        covered = [channel for channel in self.live_channels() if channel.covered]
+        return sum(channel.unsettled - int(channel.ledger.unfinished) for channel in covered)
 
     def confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
         """A broker's word on publishes counts, and is told to a client that waits for it, under the client's number."""
         number = channel.ledger.number_of(tag)
+        if multiple and channel.withheld:
+            # Told one by one: together they would include what is withheld.
+            for each in list(takewhile(lambda own: own <= number, channel.ledger.window.open_numbers())):
+                self._confirm(channel, each, False, nack)
+        else:
+            self._confirm(channel, number, multiple, nack)
+
+    def _confirm(self, channel: Channel, number: int, multiple: bool, nack: bool) -> None:
         settled = channel.ledger.settle(number, multiple)
         if settled:
             self.counters.confirms += settled
@@ -242,7 +256,7 @@ class Journal:
                 self.tell_client(
                     channel.number, m.BasicNack(own, multiple, False) if nack else m.BasicAck(own, multiple)
                 )
-        if not channel.ledger.unsettled:
+        if not channel.unsettled:
             self.lifecycle.settled(channel)
 
     def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:

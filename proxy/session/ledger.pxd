@@ -5,6 +5,7 @@ cdef class Load:
     cdef public long long kept_bytes
     cdef public long long parked_bytes
     cdef public long long unsettled_bytes
+    cdef public long long withheld
 
 
 cdef class Run:
@@ -16,12 +17,19 @@ cdef class Run:
 
 cdef class Ledger:
     cdef Load _load
+    cdef list _opened
+    cdef object _opened_run
+    cdef Py_ssize_t _opened_size
     cdef object _runs
     cdef list _replayed
     cdef long long _shift
     cdef public Window window
+    cdef public long long returned_upto
     cdef public bint unfinished
 
     cpdef record(self, bytes buf, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t count, bint unfinished)
     cpdef long long number_of(self, long long tag)
     cpdef long long settle(self, long long number, bint multiple)
+
+
+cpdef force_mandatory(bytearray frames, Py_ssize_t pos, Py_ssize_t stop)

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator
+from itertools import pairwise
 
 from proxy.amqp.frames import HEAD, METHOD, OVERHEAD_BYTES, Buffer
 from proxy.amqp.methods import BASIC_PUBLISH
 from proxy.amqp.wire import U32
 from proxy.session.window import Window
 
+DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
+
+# A frame with a publish: the method, a reserved short, exchange, routing key, one octet of bits.
+_PUBLISH_BYTES_MIN = OVERHEAD_BYTES + 4 + 2 + 1 + 1 + 1
+
 
 class Load:
     """What a session keeps in memory for others, in bytes; the limits of `SessionPolicy` apply to it."""
 
-    __slots__ = ("kept_bytes", "parked_bytes", "unsettled_bytes")
+    __slots__ = ("kept_bytes", "parked_bytes", "unsettled_bytes", "withheld")
 
     def __init__(self) -> None:
         self.kept_bytes = 0
         self.parked_bytes = 0
         self.unsettled_bytes = 0
+        # Publishes that no queue took; their bytes are among the unsettled ones.
+        self.withheld = 0
+
+    def withhold(self, size_bytes: int) -> None:
+        """Keep one publish more, or one less for a negative size."""
+        self.withheld += 1 if size_bytes > 0 else -1
+        self.unsettled_bytes += size_bytes
 
 
 class Run:
@@ -42,14 +56,31 @@ class Ledger:
     but with gaps, and later numbers differ by a constant: `number_of` translates. A plain offset would be wrong.
     """
 
-    __slots__ = ("_load", "_replayed", "_runs", "_shift", "unfinished", "window")
+    __slots__ = (
+        "_load",
+        "_opened",
+        "_opened_run",
+        "_opened_size",
+        "_replayed",
+        "_runs",
+        "_shift",
+        "returned_upto",
+        "unfinished",
+        "window",
+    )
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        # The run that was looked into last, taken apart: a broker speaks of publishes in their order.
+        self._opened: list[bytes] = []
+        self._opened_run: Run | None = None
+        self._opened_size = 0
         self._runs: deque[Run] = deque()
         self._replayed: list[int] = []
         self._shift = 0
         self.window = Window()
+        # The newest publish that the present broker has returned.
+        self.returned_upto = 0
         # The newest publish is not complete: its content continues with the client's next frames.
         self.unfinished = False
 
@@ -94,7 +125,11 @@ class Ledger:
         while runs and runs[0].first + runs[0].count - 1 <= floor:
             if self.unfinished and len(runs) == 1:
                 break
-            self._load.unsettled_bytes -= runs.popleft().size_bytes
+            gone = runs.popleft()
+            self._load.unsettled_bytes -= gone.size_bytes
+            if gone is self._opened_run:
+                self._opened_run = None
+                self._opened = []
         return settled
 
     def compact(self) -> None:
@@ -128,11 +163,22 @@ class Ledger:
         self.settle(self.window.floor, multiple=True)
         return whole[cut:]
 
+    def publishes_from(self, number: int) -> Iterator[tuple[int, bytes]]:
+        """Open publishes from a number on, in order: their numbers and their frames as the client sent them."""
+        for run in self._runs:
+            if run.first + run.count <= number:
+                continue
+            for own, frames in enumerate(self._taken_apart(run), run.first):
+                half = self.unfinished and own == self.window.top
+                if own >= number and not half and self.window.is_open(own):
+                    yield own, frames
+
     def replay(self) -> list[Buffer]:
         """All unsettled publishes in order, to be sent first on a fresh channel; renumbers what a confirm means."""
         assert not self.unfinished
         self._replayed = list(self.window.open_numbers())
         self._shift = self.window.top - len(self._replayed)
+        self.returned_upto = 0
         pieces: list[Buffer] = []
         for run in self._runs:
             pieces.extend(self._unsettled_of(run))
@@ -142,8 +188,18 @@ class Ledger:
         """Nobody waits for these publishes any more."""
         self._load.unsettled_bytes -= sum(run.size_bytes for run in self._runs)
         self._runs.clear()
+        self._opened_run = None
+        self._opened = []
         self.window.reset(self.window.top)
         self.unfinished = False
+
+    def _taken_apart(self, run: Run) -> list[bytes]:
+        if run is not self._opened_run or run.size_bytes != self._opened_size:
+            whole = b"".join(run.pieces)
+            starts = [*publish_starts(whole), len(whole)]
+            self._opened = [whole[start:stop] for start, stop in pairwise(starts)]
+            self._opened_run, self._opened_size = run, run.size_bytes
+        return self._opened
 
     def _unsettled_of(self, run: Run) -> list[Buffer]:
         last = run.first + run.count - 1
@@ -151,13 +207,31 @@ class Ledger:
         open_here = bisect_left(self._replayed, last + 1) - at
         if open_here == run.count:
             return run.pieces
-        whole = b"".join(run.pieces)
-        starts = [*publish_starts(whole), len(whole)]
-        numbers = self._replayed[at : at + open_here]
-        return [whole[starts[n - run.first] : starts[n - run.first + 1]] for n in numbers]
+        publishes = self._taken_apart(run)
+        return [publishes[number - run.first] for number in self._replayed[at : at + open_here]]
 
 
-def publish_starts(frames: bytes) -> list[int]:
+def force_mandatory(frames: bytearray, pos: int, stop: int) -> None:
+    """Have a publish returned if no queue takes it; its method frame is `frames[pos:stop]`.
+
+    Not a reply by direct reply-to: RabbitMQ before 4.2 delivers it and returns it all the same.
+    """
+    if stop - pos < _PUBLISH_BYTES_MIN:
+        return  # the broker will say what is wrong with it
+    reply = frames[pos + 13] == 0 and frames[pos + 14] > 20 and frames[pos + 15 : pos + 36] == DIRECT_REPLY_TO
+    if not reply:
+        frames[stop - 2] |= 1
+
+
+def forced(frames: Buffer) -> memoryview:
+    """A copy of whole frames in which every publish is mandatory."""
+    copy = bytearray(frames)
+    for start in publish_starts(copy):
+        force_mandatory(copy, start, start + HEAD.unpack_from(copy, start)[2] + OVERHEAD_BYTES)
+    return memoryview(copy)
+
+
+def publish_starts(frames: bytes | bytearray) -> list[int]:
     """Where a publish begins in a run of whole frames."""
     starts = []
     pos = 0

@@ -13,9 +13,9 @@ from proxy.session.attachment import Attachment
 from proxy.session.channel import NO_CONTENT, TX, Channel, Pending
 from proxy.session.ending import CLOSE_WAIT_S
 from proxy.session.journal import Journal, Phase
+from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
-from proxy.session.restoration import DIRECT_REPLY_TO
 from proxy.session.uplink import Stage
 
 CANCEL = m.method_id(m.BasicCancel)

@@ -9,6 +9,7 @@ from proxy.errors import ConfigError
 
 PublishGuarantee = Literal["at_least_once", "as_sent"]
 ForcedClose = Literal["pass", "recover"]
+Unroutable = Literal["retry", "pass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class SessionPolicy:
 
     `publish_guarantee`: `at_least_once` asks the broker for confirms behind the back of publishers that use none, and
     publishes again what was not confirmed when a broker dies; `as_sent` does nothing the client did not ask for.
+    `unroutable`: `retry` withholds the confirm of what no queue takes while a broker is down, and publishes it again
+    for `failover_timeout_s`; `pass` believes a broker that confirms what it drops.
     `heartbeat_s` is the interval on the broker leg: a hung broker is left after two intervals without a byte.
     `close_flush_timeout_s` bounds how long a close waits for confirms that only we know of; it is longer than it takes
     to notice a hung broker, so that what was accepted can still go elsewhere.
@@ -29,6 +32,7 @@ class SessionPolicy:
     """
 
     publish_guarantee: PublishGuarantee = "at_least_once"
+    unroutable: Unroutable = "retry"
     failover_timeout_s: float = 60.0
     heartbeat_s: float = 5.0
     client_heartbeat_s: int = 60
@@ -56,7 +60,7 @@ class SessionPolicy:
         _need(self.unsettled_bytes_max >= 65536, "unsettled_bytes_max must be at least 65536")
         _need(self.delivery_hold_bytes_max >= 4096, "delivery_hold_bytes_max must be at least 4096")
         _need(4096 <= self.frame_max_bytes <= 2**31 - 1, "frame_max_bytes must be at least 4096 (AMQP 0-9-1 4.2.3)")
-        _need(2 <= self.channel_max <= 65535, "channel_max must be 2 to 65535")
+        _need(3 <= self.channel_max <= 65535, "channel_max must be 3 to 65535")
         _need(self.handshake_timeout_s > 0, "handshake_timeout_s must be above 0")
         _need(self.close_flush_timeout_s >= 0, "close_flush_timeout_s must be 0 or more")
         _need(0 < self.retry_base_s <= self.retry_max_s, "retry_base_s must be above 0 and at most session.retry_max_s")

@@ -3,6 +3,7 @@ cimport cython
 from proxy.amqp.peek cimport u16, u32, u64
 from proxy.session.channel cimport Channel
 from proxy.session.counters cimport Counters
+from proxy.session.ledger cimport force_mandatory
 
 
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
@@ -24,6 +25,8 @@ cdef class _ClientWalk:
     cdef list channels
     cdef list out
     cdef bytes buf
+    cdef object sent
+    cdef bytearray forced
     cdef Py_ssize_t mark
     cdef Channel recording
     cdef Py_ssize_t run_at
@@ -69,7 +72,7 @@ cdef class _BrokerWalk:
     cdef hold_inline(self, Py_ssize_t pos)
 
 
-cdef _emit(list out, bytes buf, Py_ssize_t start, Py_ssize_t stop)
+cdef _emit(list out, object buf, Py_ssize_t start, Py_ssize_t stop)
 @cython.locals(left=cython.longlong)
 cdef _content(Channel channel, int kind, bytes buf, Py_ssize_t pos, Py_ssize_t size)
 @cython.locals(left=cython.longlong)

@@ -18,6 +18,7 @@ from proxy.amqp.wire import U64
 from proxy.errors import BrokerError, ClientError
 from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
+from proxy.session.ledger import force_mandatory
 from proxy.session.uplink import Uplink
 
 # RabbitMQ sends a header frame larger than frame_max when headers are large; this bounds what is believed at all.
@@ -35,6 +36,7 @@ class ClientOwner(Protocol):
     channels: list[Channel | None]
     counters: Counters
     covers_publishes: bool
+    forces_mandatory: bool
 
     def client_frame(self, kind: int, number: int, frame: bytes) -> None:
         """Think about a frame that may not simply pass."""
@@ -66,6 +68,10 @@ class BrokerOwner(Protocol):
         """A confirm that the client does not expect, or under another number."""
         ...
 
+    def returned(self, channel: Channel) -> None:
+        """A publish that no queue took is held whole by its channel."""
+        ...
+
 
 def scan_client(owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> int:
     """Client to broker. `size_max` is the largest payload the client may send.
@@ -93,9 +99,22 @@ class _ClientWalk:
     """One walk over a region. `mark` is where the bytes begin that are not in the output yet.
 
     `out` is the output of the broker connection of the channel that spoke last: on the move a session has two.
+    `sent` is what goes there: the region, or `forced`, a copy in which publishes have become mandatory.
     """
 
-    __slots__ = ("buf", "channels", "counters", "mark", "out", "owner", "recording", "run_at", "run_count")
+    __slots__ = (
+        "buf",
+        "channels",
+        "counters",
+        "forced",
+        "mark",
+        "out",
+        "owner",
+        "recording",
+        "run_at",
+        "run_count",
+        "sent",
+    )
 
     def __init__(self, owner: ClientOwner, buf: bytes, pos: int) -> None:
         self.owner = owner
@@ -103,6 +122,8 @@ class _ClientWalk:
         self.channels = owner.channels
         self.out = _NOWHERE
         self.buf = buf
+        self.sent: Buffer = buf
+        self.forced: bytearray | None = None
         self.mark = pos
         # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there.
         self.recording: Channel | None = None
@@ -126,18 +147,18 @@ class _ClientWalk:
                 raise ClientError("frame does not end with 206", reply_code=501)
             channel = channels[number] if number < len(channels) else None
             if channel is not None and channel.out is not self.out:
-                _emit(self.out, buf, self.mark, pos)
+                _emit(self.out, self.sent, self.mark, pos)
                 self.mark = pos
                 self.out = channel.out
             if channel is None or not channel.flowing or not self.passes(channel, kind, pos, size):
                 self.end_run(pos)
-                _emit(self.out, buf, self.mark, pos)
+                _emit(self.out, self.sent, self.mark, pos)
                 self.mark = stop
                 if kind != HEARTBEAT:
                     self.owner.client_frame(kind, number, buf[pos:stop])
             pos = stop
         self.end_run(pos)
-        _emit(self.out, buf, self.mark, pos)
+        _emit(self.out, self.sent, self.mark, pos)
         return pos
 
     def passes(self, channel: Channel, kind: int, pos: int, size: int) -> bool:
@@ -167,9 +188,14 @@ class _ClientWalk:
             if channel.mode == TX:
                 channel.tx_dirty = True
             elif channel.mode == PLAIN and owner.covers_publishes:
-                _emit(self.out, self.buf, self.mark, pos)
+                _emit(self.out, self.sent, self.mark, pos)
                 self.mark = pos
                 owner.cover_publishes(channel)
+        if channel.ledgered and owner.forces_mandatory:
+            if self.forced is None:
+                self.forced = bytearray(self.buf)
+                self.sent = memoryview(self.forced)
+            force_mandatory(self.forced, pos, stop)
         channel.publish_left = HEADER_DUE
         self.record(channel, pos, stop, 1)
 
@@ -202,7 +228,7 @@ class _ClientWalk:
         if channel.mode == TX:
             channel.tx_dirty = True
         if channel.offset:
-            _emit(self.out, self.buf, self.mark, pos)
+            _emit(self.out, self.sent, self.mark, pos)
             self.mark = pos + _ACK_BYTES + OVERHEAD_BYTES
             self.owner.translate_settle(channel, ident, tag, bits)
         elif ident != BASIC_REJECT and bits & 1:
@@ -289,12 +315,12 @@ class _BrokerWalk:
             stop = pos + size + OVERHEAD_BYTES
             self.emit_upto(pos, stop)
             _hold(channel, self.out, self.buf, pos, stop, self.owner.hold_bytes_max)
-            if complete:
-                arrears = channel.arrears
-                if arrears is None:
-                    self.out.extend(channel.release())
-                else:
-                    arrears.take(channel.release(), channel.window, self.out)
+            if complete and channel.returning:
+                self.owner.returned(channel)
+            elif complete and channel.arrears is not None:
+                channel.arrears.take(channel.release(), channel.window, self.out)
+            elif complete:
+                self.out.extend(channel.release())
         if complete:
             self.inline = None
             channel.streaming = False
@@ -351,7 +377,7 @@ class _BrokerWalk:
         self.inline = None
 
 
-def _emit(out: list[Buffer], buf: bytes, start: int, stop: int) -> None:
+def _emit(out: list[Buffer], buf: Buffer, start: int, stop: int) -> None:
     if stop > start:
         out.append(buf if stop - start == len(buf) else memoryview(buf)[start:stop])
 
@@ -385,8 +411,12 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
 def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int, limit_bytes: int) -> None:
     """Hold back a piece of an incomplete delivery; beyond the limit it streams, and a loss in mid-body will show."""
     channel.hold(memoryview(buf)[start:stop], stop - start)
-    if channel.held_bytes > limit_bytes:
+    if channel.held_bytes <= limit_bytes:
+        return
+    if not channel.returning:
         if channel.arrears is not None:
             channel.arrears.flush(out)
         out.extend(channel.release())
         channel.streaming = True
+    elif channel.held_bytes > channel.load.unsettled_bytes + limit_bytes:
+        raise BrokerError("broker returned what nobody published")

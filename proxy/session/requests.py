@@ -23,6 +23,7 @@ class Requests:
         self.channels = journal.channels
         self.counters = journal.counters
         self.covers_publishes = journal.policy.publish_guarantee == "at_least_once"
+        self.forces_mandatory = journal.policy.unroutable == "retry"
         self._greeting = Greeting(journal)
 
     # The owner that the scanner talks to.
@@ -188,7 +189,7 @@ class Requests:
 
     def _waits_settled(self, channel: Channel, frame: bytes) -> bool:
         """Whether a request has to wait for confirms that the client does not know of; it is parked if so."""
-        if not channel.covered or not channel.ledger.unsettled:
+        if not channel.covered or not channel.unsettled:
             return False
         if channel.settling_until is None:
             channel.settling_until = self.journal.now + self.journal.policy.close_flush_timeout_s

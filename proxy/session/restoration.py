@@ -9,12 +9,11 @@ from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel, Pending, Setup
 from proxy.session.journal import Journal
+from proxy.session.ledger import DIRECT_REPLY_TO, forced
 from proxy.session.restraint import Restraint
 from proxy.session.stream import OFFSET
 from proxy.session.topology import Declaration
 from proxy.session.uplink import Uplink
-
-DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
 
 # The same refusal this often in a row is an answer, not a race.
 STEP_REFUSALS_MAX = 3
@@ -238,7 +237,8 @@ class Restoration:
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal
         ledger = channel.ledger
-        channel.out.extend(ledger.replay())
+        again = ledger.replay()
+        channel.out.extend(map(forced, again) if journal.policy.unroutable == "retry" else again)
         journal.counters.replayed_publishes += ledger.unsettled
         channel.choose_confirm_path()
 

@@ -30,6 +30,7 @@ from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration
 from proxy.session.stopwatch import Stopwatch
+from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
 
 
@@ -57,7 +58,8 @@ class Session:
         self.attachment = Attachment(self.journal, self.restoration, place_by_vhost)
         self.requests = Requests(self.journal)
         self.confirms = Confirms(self.journal)
-        self.answers = Answers(self.journal, self.attachment, self.restoration, self.confirms)
+        self.unrouted = Unrouted(self.journal)
+        self.answers = Answers(self.journal, self.attachment, self.restoration, self.confirms, self.unrouted)
         self.restarts = Restarts(self.journal, self.restoration, self.requests)
         self.pulse = Pulse(self.journal)
         self.stopwatch = Stopwatch(self.journal)
@@ -193,6 +195,7 @@ class Session:
         due.extend(self.restarts.due())
         due.extend(self.move.due())
         due.extend(self.confirms.due())
+        due.extend(self.unrouted.due())
         due.extend(self.pulse.due())
         if attachment.searching:
             due.append(attachment.deadline)
@@ -211,6 +214,7 @@ class Session:
             and not self.restarts.under_way
             and not self.move.under_way
             and not self.confirms.in_doubt
+            and not self.journal.load.withheld
             and self.restoration.retry_at is None
         )
 
@@ -328,6 +332,8 @@ class Session:
         if self.attachment.since is not None and not self.attachment.searching and not self.restarts.under_way:
             self.attachment.report_done()
         self.move.progress()
+        if journal.load.withheld:
+            self.unrouted.progress()
         self.ending.progress()
         wanted = journal.wants_input(self.pulse.reading)
         if wanted is not self.pulse.reading:

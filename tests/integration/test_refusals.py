@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import aio_pika
 
+from tests.support.account import bodies, total
 from tests.support.clients import NotAccepted, PikaClient
 from tests.support.cluster import Cluster
 from tests.support.sidehop import Sidehop
@@ -14,8 +15,8 @@ from tests.support.sidehop import Sidehop
 WINDOW = 300
 
 
-async def flood(port: int, queue: str, kill: Callable[[], None]) -> int:
-    """Publish with many confirms open, kill in the middle of it, and raise whatever is not a confirm."""
+async def flood(port: int, queue: str, hurt: Callable[[], None]) -> int:
+    """Publish with many confirms open, hurt the cluster in the middle of it, and raise whatever is not a confirm."""
     connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{port}/")
     async with connection:
         channel = await connection.channel()
@@ -35,7 +36,7 @@ async def flood(port: int, queue: str, kill: Callable[[], None]) -> int:
                 await room.acquire()
                 group.create_task(publish(number))
                 if number == 5 * WINDOW:
-                    killing = asyncio.get_running_loop().run_in_executor(None, kill)
+                    killing = asyncio.get_running_loop().run_in_executor(None, hurt)
             assert killing is not None
             await killing
     return confirmed
@@ -49,7 +50,8 @@ def test_refusals_because_of_a_dead_node_that_nobody_knows_of_are_not_the_client
     direct.close()
     nodes = [part for address in cluster.addresses for part in ("--node", address)]
     # The only session is on node 1, and no probe is due for a long time.
-    proxy = start_sidehop("--policy", "first", *nodes, env={"SIDEHOP_HEALTH__INTERVAL_S": "600"})
+    environment = {"SIDEHOP_HEALTH__INTERVAL_S": "600", "SIDEHOP_SESSION__UNROUTABLE": "pass"}
+    proxy = start_sidehop("--policy", "first", *nodes, env=environment)
     proxy.wait_for(lambda: all(each["probes_ok"] for each in proxy.endpoints()), "the first look at each node")
 
     confirmed = asyncio.run(flood(proxy.port, queue_name, lambda: cluster.kill9(2)))
@@ -61,6 +63,29 @@ def test_refusals_because_of_a_dead_node_that_nobody_knows_of_are_not_the_client
     direct = PikaClient(cluster.amqp_port(2))
     direct.channel().delete(queue_name)
     direct.close()
+
+
+def test_a_confirm_means_stored_though_the_home_of_the_queue_dies(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    """RabbitMQ confirms what it cannot route, and a queue whose home is dead is no route."""
+    direct = PikaClient(cluster.amqp_port(2))
+    direct.channel().declare(queue_name, durable=True)
+    direct.close()
+    nodes = [part for address in cluster.addresses for part in ("--node", address)]
+    proxy = start_sidehop("--policy", "first", *nodes)
+
+    def hurt() -> None:
+        cluster.kill9(2)
+        proxy.wait_for(lambda: total(proxy, "unrouted") >= 1, "a publish that no queue takes")
+        cluster.make_whole()
+
+    confirmed = asyncio.run(flood(proxy.port, queue_name, hurt))
+
+    assert confirmed == 20 * WINDOW
+    stored = bodies(cluster, 2, queue_name, set(range(confirmed)))
+    assert stored.total() - confirmed <= total(proxy, "replayed_publishes")
+    assert proxy.events("failover_started") == []
 
 
 def test_a_full_queue_refuses_and_the_client_hears_it(

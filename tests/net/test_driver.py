@@ -163,7 +163,7 @@ async def test_a_client_that_leaves_while_it_is_being_attached_leaves_no_place_t
         await client.greet()
         if stage == OPEN:
             await client.method(m.ConnectionTune)
-            client.say(on(0, m.ConnectionTuneOk(2046, 131072, 0), m.ConnectionOpen(b"/")))
+            client.say(on(0, m.ConnectionTuneOk(2045, 131072, 0), m.ConnectionOpen(b"/")))
         await broker.until(lambda: broker.links and (stage == "header" or stage in broker.links[0].idents))
 
         client.cut()

@@ -41,7 +41,7 @@ async def test_no_more_attachments_at_once_than_allowed(broker) -> None:
 
         async def go_on(client: RawClient) -> None:
             await client.method(m.ConnectionTune)
-            client.say(on(0, m.ConnectionTuneOk(2046, 131072, 0), m.ConnectionOpen(b"/")))
+            client.say(on(0, m.ConnectionTuneOk(2045, 131072, 0), m.ConnectionOpen(b"/")))
             await client.method(m.ConnectionOpenOk)
 
         broker.silent_at = None

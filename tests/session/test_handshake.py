@@ -27,7 +27,7 @@ from tests.support.engine import (
 )
 from tests.support.engine_frames import BROKER_OPEN_OK, BROKER_START, BROKER_TUNE, frames_of, on, properties, start_ok
 
-TUNE_AND_OPEN = on(0, m.ConnectionTuneOk(2046, 131072, 0), m.ConnectionOpen(b"/"))
+TUNE_AND_OPEN = on(0, m.ConnectionTuneOk(2045, 131072, 0), m.ConnectionOpen(b"/"))
 REFUSED = m.ConnectionClose(403, b"ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.")
 NO_VHOST = m.ConnectionClose(530, b"NOT_ALLOWED - vhost 'x' not found", 10, 40)
 
@@ -84,7 +84,7 @@ def test_limits_are_the_strictest_of_broker_and_policy():
     (
         story
         >> FromBroker(BROKER_START, on(0, m.ConnectionTune(100, 131072, 60)))
-        << ToClient(on(0, m.ConnectionTune(99, 8192, 60)))
+        << ToClient(on(0, m.ConnectionTune(98, 8192, 60)))
     ).done()
 
 
@@ -203,7 +203,7 @@ def test_a_client_is_told_when_no_broker_is_found_in_time():
 @pytest.mark.parametrize(
     "words",
     [
-        on(0, m.ConnectionTuneOk(2046, 131072, 0)),
+        on(0, m.ConnectionTuneOk(2045, 131072, 0)),
         on(0, m.ConnectionOpen(b"/")),
         on(1, m.ChannelOpen()),
         on(0, m.ConnectionUpdateSecret(b"s", b"r")),
@@ -215,7 +215,7 @@ def test_a_client_that_skips_a_step_is_turned_away(words):
     (story >> FromClient(words) << CloseClient()).done()
 
 
-@pytest.mark.parametrize("tune", [(2046, 131073, 0), (2047, 131072, 0), (2046, 4095, 0)])
+@pytest.mark.parametrize("tune", [(2045, 131073, 0), (2046, 131072, 0), (2045, 4095, 0)])
 def test_a_client_may_not_stretch_the_limits(tune):
     story = tuning() >> FromClient(on(0, m.ConnectionTuneOk(*tune)))
     close = m.decode(m.ConnectionClose, story.to_client.pop()[7:-1])

@@ -84,17 +84,26 @@ publishes = st.dictionaries(st.sampled_from(CHANNELS), st.lists(st.tuples(bodies
 @given(publishes, order, places, beats)
 def test_what_a_publisher_sends_arrives_to_the_byte(published, order, places, beats):
     story = confirmed_channels()
-    streams = {
-        number: [frame for body, size in each for frame in frames_of(publish(number, body, piece_bytes=size))]
-        for number, each in published.items()
-    }
-    frames = interleaved(streams, order)
+    frames, forced = (
+        interleaved(
+            {
+                number: [
+                    frame
+                    for body, size in each
+                    for frame in frames_of(publish(number, body, piece_bytes=size, mandatory=mandatory))
+                ]
+                for number, each in published.items()
+            },
+            order,
+        )
+        for mandatory in (False, True)
+    )
     mixed = list(frames)
     for at in beats:
         mixed.insert(at % (len(mixed) + 1), HEARTBEAT)
     for piece in pieces(b"".join(mixed), places):
         story.session.from_client(piece, story.now)
-    assert said(story, "broker") == b"".join(frames)
+    assert said(story, "broker") == b"".join(forced)
     channels = story.session.journal.channels
     assert {n: channels[n].ledger.unsettled for n in CHANNELS} == {n: len(published.get(n, ())) for n in CHANNELS}
     story._take()
@@ -115,7 +124,8 @@ def test_whatever_way_publishes_came_they_are_replayed_whole(published, order, p
     story = story.forget() >> FailOver()
     for number in CHANNELS:
         mine = b"".join(frame for frame in story.to_broker if frame[1:3] == number.to_bytes(2, "big"))
-        assert mine == on(number, m.ChannelOpen(), m.ConfirmSelect(True)) + b"".join(whole.get(number, ()))
+        again = [publish(number, body, piece_bytes=size, mandatory=True) for body, size in published.get(number, ())]
+        assert mine == on(number, m.ChannelOpen(), m.ConfirmSelect(True)) + b"".join(again)
 
 
 @modest
@@ -174,7 +184,7 @@ WORDS = [
     on(1, m.BasicGet(0, b"q", False)), on(1, m.BasicCancel(b"c", False)), on(0, m.ConnectionBlocked(b"x")),
     on(0, m.ConnectionUpdateSecret(b"s", b"r")), on(1, m.BasicQos(0, 1, False)), bare(1, m.BASIC_RETURN, b""),
     HEARTBEAT, on(1, m.ChannelFlow(True)), bare(1, m.BASIC_GET_OK), bare(1, m.BASIC_DELIVER),
-    on(2047, m.ChannelOpenOk()),
+    on(2046, m.ChannelOpenOk()), on(2047, m.ChannelOpenOk()),
     bare(1, m.BASIC_RECOVER, b"\x01"), bare(2047, m.ident(50, 11), b"\x01q\0\0\0\0\0\0\0\0"),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from tests.support.engine import (
 )
 from tests.support.engine_frames import bare, bind, consume, consume_ok, declare, exchange, on, shortstr
 
-SCRATCH = 2047
+SCRATCH = 2046
 OPEN = on(SCRATCH, m.ChannelOpen())
 DONE = on(SCRATCH, m.ChannelClose(200, b"done"))
 BIND_OK, EXCHANGE_OK = bare(1, m.ident(50, 21)), bare(1, m.ident(40, 11))

@@ -39,7 +39,7 @@ class Channel:
         self.taken: set[int] = set()
         self.singles: set[int] = set()
         self.poisoned = False
-        self.publishing: list | None = None  # exchange, key, bytes left (None: header due), body
+        self.publishing: list | None = None  # exchange, key, bytes left (None: header due), body, mandatory
         # A transaction: what is published, what is settled (and whether it is to be queued again).
         self.tx = False
         self.tx_published: list[tuple[bytes, bytes]] = []
@@ -101,7 +101,8 @@ class Channel:
 
     def _publish(self, payload: bytes) -> None:
         reader = Reader(payload, 6)
-        self.publishing = [reader.shortstr(), reader.shortstr(), None, b""]
+        exchange, key, bits = reader.shortstr(), reader.shortstr(), reader.octet()
+        self.publishing = [exchange, key, None, b"", bool(bits & 1)]
         self.connection.publishes = True
         if self.connection.node.alarmed:
             self.connection.block()
@@ -118,11 +119,11 @@ class Channel:
             publishing[2] -= len(data) - 8
             self.need(publishing[2] >= 0, "501 body longer than announced")
         if publishing[2] == 0:
-            exchange, key, _, body = publishing
+            exchange, key, _, body, mandatory = publishing
             self.publishing = None
-            self._published(exchange, key, body)
+            self._published(exchange, key, body, mandatory)
 
-    def _published(self, exchange: bytes, key: bytes, body: bytes) -> None:
+    def _published(self, exchange: bytes, key: bytes, body: bytes, mandatory: bool) -> None:
         if exchange == NO_EXCHANGE:
             self.need(self.number in self.cluster.careless, "404 no exchange")
             self.refuse(404, "NOT_FOUND - no exchange 'nope' in vhost '/'")
@@ -138,12 +139,20 @@ class Channel:
         if self.poisoned and self.confirms:
             self.clock.after(delay_s, lambda: self.say(on(self.number, m.BasicNack(number, False, False))))
             return
+        if key in self.cluster.homeless:
+            if mandatory:
+                self.say(on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key)) + content(self.number, body))
+            self._taken(number)
+            return
         self.clock.after(delay_s, lambda: self._take(number, key, body))
 
     def _take(self, number: int, key: bytes, body: bytes) -> None:
         if self.connection.crashed and self.rng.random() < 0.5:
             return
         self.cluster.take(key, body)
+        self._taken(number)
+
+    def _taken(self, number: int) -> None:
         if number:
             self.taken.add(number)
             self.clock.after(self.rng.choice((0.0, 0.002, 0.02)), self._confirm)

@@ -53,6 +53,8 @@ class Cluster:
         self.queues: dict[bytes, Queue] = {}
         self.taken: Counter[bytes] = Counter()
         self.troubled_at = -1000.0
+        # Classic queues whose home is down: what is published to them is dropped, and confirmed.
+        self.homeless: set[bytes] = set()
         self.may_settle: Callable[[bytes], bool] = lambda body: True
         # Channel numbers whose mistakes are the client's own.
         self.careless: set[int] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.client_channel import SHARED
 from tests.simulation.cluster import Node, Queue
 from tests.simulation.roles import CASUAL
 
@@ -40,6 +41,7 @@ class Faults:
         self.recipe = world.recipe
         self.rng = world.recipe.rng("faults")
         self.tearing = world.recipe.rng("tear")
+        self.homes = world.recipe.rng("homeless")
         self.clock = world.clock
         self.cluster = world.cluster
         self.active = True
@@ -114,6 +116,8 @@ class Faults:
         elif kind == "delete":
             self.cluster.delete(CASUAL)
             self.clock.after(rng.uniform(0.1, 2.0), self._declare_again)
+        if kind in ("crash", "leave") and self.recipe.has("homeless"):
+            self.cluster.homeless.add(self.homes.choice(SHARED))
         if kind in ("crash", "leave", "hang", "slow", "alarm"):
             self.clock.after(heal_s, lambda: self._heal(node, kind))
 
@@ -160,3 +164,4 @@ class Faults:
             else:
                 node.thaw()
         node.up = True
+        self.cluster.homeless.clear()

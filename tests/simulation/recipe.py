@@ -15,12 +15,12 @@ SHARES = {
     "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "large": 30,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
-    "delete": 50, "drain": 90, "tear": 40,
+    "delete": 50, "drain": 90, "tear": 40, "homeless": 60,
     # All nodes are down for longer than a session waits; nothing goes wrong, so that sessions move undisturbed.
     "long_blackout": 5, "calm": 25,
 }  # fmt: skip
 # Where the time limit is short, only one thing may use it up.
-UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "calm")
+UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "calm", "homeless")
 DISTURBING = ("tear", "crash", "leave", "hang", "cut", "operator", "blackout", "owner")
 
 
@@ -56,6 +56,7 @@ class Recipe:
         rng = self.rng("policy")
         parked, unsettled, hold = rng.choice((65536, 8 << 20)), rng.choice((65536, 64 << 20)), rng.choice((4096, 16384))
         return SessionPolicy(
+            unroutable="pass" if self.rng("pass").random() < 0.1 and not self.has("homeless") else "retry",
             publish_guarantee="as_sent" if self.has("as_sent") else "at_least_once",
             failover_timeout_s=8.0 if self.has("long_blackout") else 60.0,
             parked_bytes_max=parked,

@@ -14,8 +14,6 @@ from proxy.errors import ClientError
 HEARTBEAT = HEARTBEAT_FRAME
 CLASS_BASIC = Struct("!HHQH")
 NAMES = {number: cls.__name__ for number, (cls, _) in codec._LAYOUT.items()} | {
-    m.BASIC_PUBLISH: "BasicPublish",
-    m.BASIC_RETURN: "BasicReturn",
     m.BASIC_DELIVER: "BasicDeliver",
     m.BASIC_GET_EMPTY: "BasicGetEmpty",
     m.BASIC_REJECT: "BasicReject",
@@ -43,10 +41,16 @@ def content(channel: int, body: bytes, piece_bytes: int = 100_000) -> bytes:
 
 
 def publish(
-    channel: int, body: bytes = b"m", *, key: bytes = b"q", exchange: bytes = b"", piece_bytes: int = 100_000
+    channel: int,
+    body: bytes = b"m",
+    *,
+    key: bytes = b"q",
+    exchange: bytes = b"",
+    piece_bytes: int = 100_000,
+    mandatory: bool = False,
 ) -> bytes:
     """basic.publish with its content."""
-    arguments = b"\0\0" + shortstr(exchange) + shortstr(key) + b"\0"
+    arguments = b"\0\0" + shortstr(exchange) + shortstr(key) + bytes((mandatory,))
     return bare(channel, m.BASIC_PUBLISH, arguments) + content(channel, body, piece_bytes)
 
 
@@ -74,11 +78,9 @@ def get_empty(channel: int) -> bytes:
     return bare(channel, m.BASIC_GET_EMPTY, shortstr(b""))
 
 
-def returned(channel: int, body: bytes = b"m") -> bytes:
+def returned(channel: int, body: bytes = b"m", *, key: bytes = b"q") -> bytes:
     """basic.return with its content."""
-    return bare(
-        channel, m.BASIC_RETURN, b"\x01\x38" + shortstr(b"NO_ROUTE") + shortstr(b"") + shortstr(b"q")
-    ) + content(channel, body)
+    return on(channel, m.BasicReturn(312, b"NO_ROUTE", b"", key)) + content(channel, body)
 
 
 def ack(channel: int, tag: int, multiple: bool = False) -> bytes:
@@ -202,3 +204,10 @@ BROKER_START = on(
 )
 BROKER_TUNE = on(0, m.ConnectionTune(2047, 131072, 60))
 BROKER_OPEN_OK = on(0, m.ConnectionOpenOk())
+
+
+def plain(frame: bytes) -> bytes:
+    """The frame; without `mandatory` if it is a publish."""
+    if frame[0] == METHOD and frame[7:11] == m.BASIC_PUBLISH.to_bytes(4, "big"):
+        return frame[:-2] + bytes((frame[-2] & ~1,)) + frame[-1:]
+    return frame

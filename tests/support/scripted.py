@@ -192,7 +192,7 @@ class RawClient:
         client = await cls.connect(port)
         await client.greet()
         await client.method(m.ConnectionTune)
-        client.say(on(0, m.ConnectionTuneOk(2046, 131072, heartbeat), m.ConnectionOpen(b"/")))
+        client.say(on(0, m.ConnectionTuneOk(2045, 131072, heartbeat), m.ConnectionOpen(b"/")))
         await client.method(m.ConnectionOpenOk)
         return client
 

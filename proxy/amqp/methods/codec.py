@@ -68,6 +68,8 @@ _LAYOUT: dict[int, tuple[type[NamedTuple], str]] = {
     ident(60, 20): (messages.BasicConsume, "hssbbbbT"),
     ident(60, 30): (messages.BasicCancel, "sb"),
     ident(60, 31): (messages.BasicCancelOk, "s"),
+    ident(60, 40): (messages.BasicPublish, "hssbb"),
+    ident(60, 50): (messages.BasicReturn, "hsss"),
     ident(60, 70): (messages.BasicGet, "hsb"),
     ident(60, 71): (messages.BasicGetOk, "qbssl"),
     ident(60, 80): (messages.BasicAck, "qb"),

@@ -100,3 +100,22 @@ class ConfirmSelect(NamedTuple):
 
 class ConfirmSelectOk(NamedTuple):
     """RabbitMQ."""
+
+
+class BasicPublish(NamedTuple):
+    """Client to broker; content follows."""
+
+    reserved: int
+    exchange: bytes
+    routing_key: bytes
+    mandatory: bool
+    immediate: bool
+
+
+class BasicReturn(NamedTuple):
+    """Broker to client; content follows."""
+
+    reply_code: int
+    reply_text: bytes
+    exchange: bytes
+    routing_key: bytes

@@ -1,0 +1,309 @@
+"""Publishes that no queue took while some broker was down: withheld, and published again until a queue takes them.
+
+A cluster confirms what it drops: a classic queue whose home is dead is out of reach, so its messages are unroutable,
+and an unroutable message counts as dealt with. So publishes are made mandatory behind the client's back; the broker
+then returns such a message before it confirms it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import BODY, HEAD, HEADER, METHOD, OVERHEAD_BYTES
+from proxy.amqp.wire import U32, U64
+from proxy.errors import BrokerError
+from proxy.session.channel import CONFIRM, Channel
+from proxy.session.commands import LookAround
+from proxy.session.confirms import DOUBT_S
+from proxy.session.journal import Journal, Phase
+from proxy.session.ledger import force_mandatory
+from proxy.session.message import Message, addressed, message_of
+from proxy.session.uplink import Uplink
+
+# A route that led nowhere in a well cluster is believed to lead nowhere for so long, as an event that nobody wants.
+BELIEF_S = 60.0
+ROUTES_MAX = 1024
+# How many are tried together: few while they keep coming back, more each time that some are taken.
+BATCH_MIN, BATCH_MAX = 16, 1024
+BATCH_BYTES_MAX = 1024 * 1024
+
+Route = tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class Stray:
+    """One publish that came back; `number` is its place in the ledger of its channel."""
+
+    channel: Channel
+    number: int
+    frames: bytes
+    route: Route
+    since: float
+
+
+class Unrouted:
+    """The strays of one session. A channel of our own, the courier, publishes them: no client's numbers are disturbed.
+
+    Each waits at most `failover_timeout_s`. Once the cluster is well, what a broker says is believed again.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._waiting: deque[Stray] = deque()
+        self._believed: dict[Route, float] = {}
+        # A broker may write properties anew; if this one does, they tell nothing apart.
+        self._rewritten = False
+        self._retry_at: float | None = None
+        self._attempts = 0
+        self._batch = BATCH_MIN
+        # The courier: its connection, what it has published by confirm number, and what of that came back.
+        self._uplink: Uplink | None = None
+        self._closing = False
+        self._tag = 0
+        self._flight: dict[int, Stray] = {}
+        self._came_back: set[int] = set()
+        self._any_taken = False
+        self._incoming: list[bytes] = []
+        self._incoming_left = 0
+
+    @property
+    def count(self) -> int:
+        """How many publishes are withheld."""
+        return len(self._waiting) + len(self._flight)
+
+    def due(self) -> list[float]:
+        """When some are to be tried again."""
+        if self._retry_at is None or self._flight or self._closing or not self._journal.attached:
+            return []
+        return [self._retry_at]
+
+    # What the brokers say.
+
+    def returned(self, channel: Channel) -> None:
+        """A publish of a channel came back: the client's affair if it asked for that, else ours."""
+        journal = self._journal
+        pieces = channel.release()
+        back = message_of(b"".join(pieces))
+        number, frames, sent = self._find(channel, back)
+        if sent is None or sent.mandatory:
+            journal.counters.returns += 1
+            journal.client_out.extend(pieces)
+            return
+        route = (sent.exchange, sent.routing_key)
+        if self._believed.get(route, 0.0) > journal.now:
+            self._believe(route)
+            return
+        channel.ledger.settle(number, multiple=False)
+        channel.withheld.add(number)
+        channel.confirm_passes = False
+        self._waiting.append(Stray(channel, number, frames, route, journal.now))
+        journal.load.withhold(len(frames))
+        journal.counters.unrouted += 1
+        if self._retry_at is None and not self._flight:
+            doubtful = not journal.troubled(journal.now)
+            self._retry_at = journal.now + (DOUBT_S if doubtful else journal.policy.retry_base_s)
+            if doubtful:
+                journal.commands.append(LookAround())
+
+    def _find(self, channel: Channel, back: Message) -> tuple[int, bytes, Message | None]:
+        """The publish that came back: the next one like it, since a broker deals with them in order."""
+        ledger = channel.ledger
+        similar: tuple[int, bytes, Message] | None = None
+        for number, frames in ledger.publishes_from(ledger.returned_upto + 1):
+            sent = message_of(frames)
+            if sent.resembles(back) and (sent.properties == back.properties or self._rewritten):
+                ledger.returned_upto = number
+                return number, frames, sent
+            if similar is None and sent.resembles(back):
+                similar = number, frames, sent
+        if similar is None:
+            return 0, b"", None
+        self._rewritten = True
+        ledger.returned_upto = similar[0]
+        return similar
+
+    def courier_frame(self, uplink: Uplink, kind: int, frame: bytes) -> None:
+        """A frame on the courier. Raises `BrokerError`."""
+        if uplink is not self._uplink:
+            return  # the rest of one that is over
+        if kind != METHOD:
+            self._content(kind, frame)
+            return
+        ident = U32.unpack_from(frame, 7)[0]
+        if ident in (m.BASIC_ACK, m.BASIC_NACK):
+            ack = m.decode(m.BasicAck, frame[7:-1])
+            self._confirmed(ack.delivery_tag, ack.multiple, nack=ident == m.BASIC_NACK)
+        elif ident == m.BASIC_RETURN:
+            self._incoming = [frame]
+            self._incoming_left = -1
+        elif ident == m.CHANNEL_CLOSE_OK and self._closing:
+            self._closing = False
+            self._uplink = None
+        elif ident == m.CHANNEL_CLOSE:
+            uplink.tell(self._journal.courier, m.ChannelCloseOk())
+            self._closed(m.decode(m.ChannelClose, frame[7:-1]))
+        elif ident != m.method_id(m.ChannelOpenOk):
+            raise BrokerError(f"broker sent method {ident >> 16}.{ident & 0xFFFF} that nobody asked for")
+
+    def _content(self, kind: int, frame: bytes) -> None:
+        due = HEADER if self._incoming_left < 0 else BODY
+        if not self._incoming or kind != due or (kind == HEADER and len(frame) < 22):
+            raise BrokerError("broker sent content where none is due")
+        self._incoming.append(frame)
+        if kind == HEADER:
+            self._incoming_left = U64.unpack_from(frame, 11)[0]
+        else:
+            self._incoming_left -= len(frame) - OVERHEAD_BYTES
+        if self._incoming_left > max((len(stray.frames) for stray in self._flight.values()), default=0):
+            raise BrokerError("broker returned what nobody published")
+        if self._incoming_left > 0:
+            return
+        back = message_of(b"".join(self._incoming))
+        self._incoming = []
+        for tag, stray in self._flight.items():
+            if tag not in self._came_back:
+                sent = message_of(stray.frames)
+                if sent.resembles(back) and (sent.properties == back.properties or self._rewritten):
+                    self._came_back.add(tag)
+                    return
+
+    def _confirmed(self, tag: int, multiple: bool, *, nack: bool) -> None:
+        journal = self._journal
+        well = not journal.troubled(journal.now)
+        for each in [own for own in self._flight if own == tag or (multiple and (own < tag or tag == 0))]:
+            stray = self._flight.pop(each)
+            astray = each in self._came_back
+            self._came_back.discard(each)
+            if not astray and not nack:
+                self._any_taken = True
+                self._settle(stray)
+            elif well and journal.now >= stray.since + DOUBT_S:
+                # Nothing is wrong with the cluster: this is what it means to say.
+                if astray:
+                    self._believe(stray.route)
+                self._settle(stray, nack=nack)
+            else:
+                self._waiting.append(stray)
+        if not self._flight:
+            self._pace()
+            if nack and self._uplink is not None:
+                # Its first publish may have met a queue without a leader, and all later ones are refused for it.
+                self._closing = True
+                self._uplink.tell(journal.courier, m.ChannelClose(200, b"opened anew"))
+
+    def _closed(self, close: m.ChannelClose) -> None:
+        """A publish was refused: nobody knows which, unless there was only one."""
+        self._uplink = None
+        self._closing = False
+        if len(self._flight) == 1:
+            self._give_up([self._flight.popitem()[1]], close.reply_text.decode("utf-8", "replace"))
+        self._come_home()
+        self._batch = 1
+
+    # What the clock says.
+
+    def progress(self) -> None:
+        """Try again what may be tried now."""
+        journal = self._journal
+        if journal.phase is Phase.ENDED:
+            for stray in (*self._flight.values(), *self._waiting):
+                journal.load.withhold(-len(stray.frames))
+            self._flight.clear()
+            self._waiting.clear()
+            return
+        if self._uplink is not None and self._uplink not in journal.uplinks:
+            self._uplink = None
+            self._closing = False
+            self._come_home()
+        uplink = journal.uplink
+        if uplink is None or not any(journal.now >= due for due in self.due()):
+            return
+        expired = journal.now - journal.policy.failover_timeout_s
+        late = [stray for stray in self._waiting if stray.since <= expired]
+        if late:
+            self._waiting = deque(stray for stray in self._waiting if stray.since > expired)
+            self._give_up(late, "no queue took it in time")
+        self._retry_at = None
+        if self._waiting:
+            self._publish(uplink)
+
+    def _publish(self, uplink: Uplink) -> None:
+        courier = self._journal.courier
+        if self._uplink is not uplink:
+            self._uplink = uplink
+            self._tag = 0
+            uplink.tell(courier, m.ChannelOpen())
+            uplink.tell(courier, m.ConfirmSelect(nowait=True))
+        self._any_taken = False
+        size = 0
+        while self._waiting and len(self._flight) < self._batch and size < BATCH_BYTES_MAX:
+            stray = self._waiting.popleft()
+            frames = addressed(stray.frames, courier)
+            force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
+            self._tag += 1
+            self._flight[self._tag] = stray
+            size += len(frames)
+            uplink.out.append(memoryview(frames))
+
+    def _pace(self) -> None:
+        """Go on at once while queues take something, else later and later."""
+        journal = self._journal
+        policy = journal.policy
+        if not self._waiting:
+            self._attempts = 0
+            self._batch = BATCH_MIN
+        elif self._any_taken:
+            self._attempts = 0
+            self._batch = min(2 * self._batch, BATCH_MAX)
+            self._retry_at = journal.now
+        else:
+            self._attempts += 1
+            self._batch = min(self._batch, BATCH_MIN)
+            self._retry_at = journal.now + min(policy.retry_max_s, policy.retry_base_s * 2 ** min(self._attempts, 16))
+
+    def _come_home(self) -> None:
+        """The courier is lost: what it had published is published again, whether a queue has taken it or not."""
+        self._journal.counters.replayed_publishes += len(self._flight)
+        self._waiting.extendleft(reversed(self._flight.values()))
+        self._flight.clear()
+        self._came_back.clear()
+        self._incoming = []
+        self._any_taken = False
+        self._pace()
+
+    # How it ends.
+
+    def _settle(self, stray: Stray, *, nack: bool = False) -> None:
+        """It is taken, or never will be: its client is told if it is still there to hear it."""
+        journal = self._journal
+        channel = stray.channel
+        journal.load.withhold(-len(stray.frames))
+        if stray.number not in channel.withheld:
+            return  # the channel is over
+        channel.withheld.discard(stray.number)
+        channel.choose_confirm_path()
+        journal.counters.confirms += 1
+        if channel.mode == CONFIRM and stray.number > channel.confirm_base:
+            own = stray.number - channel.confirm_base
+            journal.tell_client(channel.number, m.BasicNack(own, False, False) if nack else m.BasicAck(own, False))
+        if not channel.unsettled:
+            journal.lifecycle.settled(channel)
+
+    def _give_up(self, strays: list[Stray], reason: str) -> None:
+        """Say so: a client with confirms by a refusal, everybody in the log."""
+        first = strays[0].route
+        names = (name.decode("utf-8", "replace") for name in first)
+        exchange, routing_key = names
+        self._journal.report(
+            "publishes_unroutable", count=len(strays), exchange=exchange, routing_key=routing_key, reason=reason
+        )
+        for stray in strays:
+            self._settle(stray, nack=True)
+
+    def _believe(self, route: Route) -> None:
+        self._believed.pop(route, None)
+        while len(self._believed) >= ROUTES_MAX:
+            del self._believed[next(iter(self._believed))]
+        self._believed[route] = self._journal.now + BELIEF_S

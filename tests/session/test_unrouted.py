@@ -1,0 +1,244 @@
+"""Publishes that no queue takes while a broker is down: a confirm means stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.amqp import methods as m
+from proxy.amqp.frames import HEADER, frame
+from proxy.session.commands import LookAround
+from tests.support.engine import (
+    HIDDEN_CONFIRMS,
+    REOPENED,
+    After,
+    BrokerLost,
+    ClientGone,
+    FailOver,
+    FromBroker,
+    FromClient,
+    Reported,
+    Sees,
+    ToBroker,
+    ToClient,
+    confirming,
+    with_channel,
+)
+from tests.support.engine_frames import CLASS_BASIC, ack, frames_of, nack, on, publish, returned
+
+COURIER = 2047
+OPENED = on(COURIER, m.ChannelOpen(), m.ConfirmSelect(nowait=True))
+OPEN_OK = on(COURIER, m.ChannelOpenOk())
+CLOSE = on(1, m.ChannelClose(200, b"bye"))
+
+
+def troubled(**given):
+    """A confirming client in a cluster of which one broker is known to be down."""
+    return confirming(troubled=True, **given)
+
+
+def forced(*bodies, channel=COURIER, key=b"q"):
+    return b"".join(publish(channel, body, mandatory=True, key=key) for body in bodies)
+
+
+def sent(story, *bodies):
+    return (story >> FromClient(*(publish(1, body) for body in bodies))).forget()
+
+
+def astray(story=None):
+    """One publish has come back, and the courier has it."""
+    story = sent(story or troubled(), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1))
+    return story >> After(0.1) << ToBroker(OPENED, forced(b"m")) >> FromBroker(OPEN_OK)
+
+
+def test_publishes_become_mandatory_behind_the_clients_back():
+    (confirming() >> FromClient(publish(1, b"a")) << ToBroker(forced(b"a", channel=1))).done()
+    (with_channel() >> FromClient(publish(1, b"a")) << ToBroker(HIDDEN_CONFIRMS, forced(b"a", channel=1))).done()
+
+
+@pytest.mark.parametrize("policy", [{"unroutable": "pass"}, {"publish_guarantee": "as_sent"}])
+def test_or_stay_as_they_are(policy):
+    hidden = () if "publish_guarantee" in policy else (HIDDEN_CONFIRMS,)
+    story = with_channel(**policy) >> FromClient(publish(1, b"a"))
+    (story << ToBroker(*hidden, publish(1, b"a"))).done()
+    assert not (story.session.requests.forces_mandatory and story.session.journal.channels[1].ledgered)
+
+
+def test_a_reply_by_direct_reply_to_is_not_forced():
+    reply = publish(1, b"a", key=b"amq.rabbitmq.reply-to.g2dkABFyYWJiaXRAMQ")
+    story = confirming() >> FromClient(reply)
+    story._take()
+    assert reply in b"".join(story.to_broker)
+
+
+def test_what_comes_back_is_published_again_and_confirmed_when_a_queue_has_it():
+    story = astray() >> FromBroker(ack(COURIER, 1)) << ToClient(ack(1, 1))
+    assert story.done().journal.load.unsettled_bytes == 0
+    assert story.session.journal.counters.unrouted == 1
+    assert story.session.journal.counters.returns == 0
+
+
+def test_its_neighbours_are_confirmed_meanwhile_one_by_one():
+    story = sent(troubled(), b"a", b"b", b"c", b"d") >> FromBroker(returned(1, b"b"), ack(1, 3, multiple=True))
+    story = story << ToClient(ack(1, 1), ack(1, 3)) >> FromBroker(ack(1, 4)) << ToClient(ack(1, 4))
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"b"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 2))).done()
+
+
+def test_afterwards_confirms_pass_as_they_are():
+    story = (astray() >> FromBroker(ack(COURIER, 1))).forget()
+    story = sent(story, b"x", b"y") >> FromBroker(ack(1, 3, multiple=True)) << ToClient(ack(1, 3, multiple=True))
+    assert story.done().journal.channels[1].confirm_passes
+
+
+def test_it_is_tried_again_and_again_until_a_queue_takes_it():
+    story = astray()
+    for tag in range(1, 5):
+        story = story >> FromBroker(returned(COURIER, b"m"), ack(COURIER, tag)) >> After(2.1)
+        story = story << ToBroker(forced(b"m"))
+    (story >> FromBroker(ack(COURIER, 5)) << ToClient(ack(1, 1))).done()
+
+
+def test_when_the_time_is_over_the_client_is_told_that_it_is_not_stored():
+    story = astray(troubled(failover_timeout_s=1.0)) >> FromBroker(returned(COURIER, b"m"), ack(COURIER, 1))
+    story = story >> After(0.5)
+    while story.to_broker:
+        story = story.forget() >> FromBroker(returned(COURIER, b"m"), ack(COURIER, story.session.unrouted._tag))
+        story = story >> After(0.6)
+    story = story << ToClient(nack(1, 1))
+    (story << Reported("publishes_unroutable", {"count": 1, "exchange": "", "routing_key": "q"})).done()
+
+
+def test_what_is_alike_is_told_apart_by_its_order():
+    story = sent(troubled(), b"a", b"b", b"a", b"b") >> FromBroker(returned(1, b"b"), returned(1, b"a"))
+    story = story >> FromBroker(ack(1, 4, multiple=True)) << ToClient(ack(1, 1), ack(1, 4))
+    (story >> After(0.1) << ToBroker(OPENED, forced(b"b", b"a"))).done()
+
+
+def test_a_client_that_asks_for_returns_gets_them():
+    story = (troubled() >> FromClient(publish(1, b"m", mandatory=True))).forget()
+    (story >> FromBroker(returned(1), ack(1, 1)) << ToClient(returned(1), ack(1, 1))).done()
+    assert story.session.journal.counters.returns == 1
+
+
+def believed(**given):
+    """In a cluster that is well it came back twice."""
+    story = (sent(confirming(**given), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1))).forget()
+    return ((story >> After(0.5)).forget() >> FromBroker(returned(COURIER, b"m"), ack(COURIER, 1))).forget()
+
+
+class TestInAClusterThatIsThoughtToBeWell:
+    def test_somebody_looks_first_and_then_the_broker_is_believed(self):
+        story = sent(confirming(), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1)) << LookAround()
+        story = story >> After(0.5) << ToBroker(OPENED, forced(b"m"))
+        (story >> FromBroker(returned(COURIER, b"m"), ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
+
+    def test_a_route_that_leads_nowhere_is_known_by_then(self):
+        story = believed()
+        story = sent(story, b"n") >> FromBroker(returned(1, b"n"), ack(1, 2)) << ToClient(ack(1, 2))
+        assert story.done().unrouted.count == 0
+
+    def test_and_forgotten_after_a_while(self):
+        story = (believed(heartbeat_s=3600) >> After(60)).forget()
+        story = (sent(story, b"n") >> FromBroker(returned(1, b"n"), ack(1, 2))).forget()
+        assert story.session.unrouted.count == 1
+
+
+def test_a_plain_publisher_never_hears_of_it():
+    story = with_channel(troubled=True)
+    story = sent(story, b"m") >> FromBroker(returned(1, b"m"), ack(1, 1)) >> After(0.1)
+    (story << ToBroker(OPENED, forced(b"m")) >> FromBroker(OPEN_OK, ack(COURIER, 1))).done()
+
+
+def test_a_plain_publishers_close_waits_for_it():
+    story = sent(with_channel(troubled=True), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1)) >> FromClient(CLOSE)
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToBroker(CLOSE)).done()
+
+
+def test_a_client_that_has_gone_leaves_it_to_us():
+    story = sent(with_channel(troubled=True), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1)) >> ClientGone()
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, ack(COURIER, 1))
+    (story << ToBroker(on(0, m.ConnectionClose(200, b"client closed the connection")))).done()
+
+
+def test_a_client_that_closes_its_channel_hears_no_more_of_it_but_it_is_published():
+    story = (astray() >> FromClient(CLOSE)).forget()
+    story = (story >> FromBroker(on(1, m.ChannelCloseOk()))).forget()
+    story = (story >> FromBroker(ack(COURIER, 1))).done()
+    assert story.journal.load.unsettled_bytes == story.journal.load.withheld == 0
+
+
+def test_it_survives_the_broker():
+    story = astray() >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS)
+    story = story >> FromBroker(on(1, m.ChannelOpenOk())) >> After(1.0) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))
+    assert story.done().journal.counters.replayed_publishes == 1  # the lost broker may have stored it
+
+
+def test_what_came_back_is_not_published_again_by_its_channel():
+    story = sent(troubled(), b"a", b"b") >> FromBroker(returned(1, b"a"))
+    story = story >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS, forced(b"b", channel=1))
+    story = story >> FromBroker(on(1, m.ChannelOpenOk()), ack(1, 1)) << ToClient(ack(1, 2))
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"a"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
+
+
+def test_no_broker_gets_it_while_none_is_there():
+    story = sent(troubled(), b"a") >> FromBroker(returned(1, b"a")) >> BrokerLost()
+    (story.forget() >> After(5)).done()
+
+
+def test_a_publish_that_closes_the_courier_is_refused_and_the_others_go_on():
+    story = sent(troubled(), b"a", b"b") >> FromBroker(returned(1, b"a"), returned(1, b"b"), ack(1, 2, multiple=True))
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"a", b"b"))
+    gone = on(COURIER, m.ChannelClose(404, b"NOT_FOUND - no exchange 'x' in vhost '/'", 60, 40))
+    closed = on(COURIER, m.ChannelCloseOk())
+    story = story >> FromBroker(OPEN_OK, gone) << ToBroker(closed) >> After(0.2) << ToBroker(OPENED, forced(b"a"))
+    story = story >> FromBroker(OPEN_OK, gone) << ToBroker(closed) << ToClient(nack(1, 1))
+    story = story >> After(0.5) << ToBroker(OPENED, forced(b"b"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 2))).done()
+
+
+def test_a_poisoned_courier_is_opened_anew():
+    story = astray() >> FromBroker(nack(COURIER, 1)) << ToBroker(on(COURIER, m.ChannelClose(200, b"opened anew")))
+    story = story >> After(1.0) >> FromBroker(on(COURIER, m.ChannelCloseOk())) << ToBroker(OPENED, forced(b"m"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
+
+
+def test_a_full_queue_refuses_it_in_the_end():
+    story = sent(confirming(), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1)) << LookAround()
+    story = story >> After(0.5) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, nack(COURIER, 1)) << ToClient(nack(1, 1))
+    (story << ToBroker(on(COURIER, m.ChannelClose(200, b"opened anew")))).done()
+
+
+def test_a_large_one_comes_back_in_pieces():
+    body = bytes(3_000_000)
+    story = (troubled() >> FromClient(publish(1, body))).forget()
+    for at in range(0, len(returned(1, body)), 65_536):
+        story = story >> FromBroker(returned(1, body)[at : at + 65_536])
+    story = story >> FromBroker(ack(1, 1)) >> After(0.1) << ToBroker(OPENED, forced(body))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
+
+
+def test_a_broker_that_returns_what_nobody_published_is_left():
+    story = (troubled() >> FromClient(publish(1, b"a"))).forget()
+    story = story >> FromBroker(returned(1, bytes(2_000_000)))
+    assert story.session.attachment.searching
+
+
+def test_too_much_of_it_stops_the_client():
+    story = troubled(unsettled_bytes_max=65536)
+    for tag in range(1, 80):
+        story = sent(story, bytes(1000)) >> FromBroker(returned(1, bytes(1000)), ack(1, tag))
+    assert story.reading is False
+    story << Sees("withheld", lambda session: session.journal.load.withheld == session.unrouted.count > 0)
+
+
+def test_a_broker_that_writes_properties_anew_is_understood():
+    head, _, body = frames_of(returned(1, b"m"))
+    header = frame(HEADER, 1, CLASS_BASIC.pack(60, 0, 1, 0x1000) + b"\2")  # it has got a delivery mode
+    story = sent(troubled(), b"m") >> FromBroker(head, header, body, ack(1, 1))
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
