@@ -21,6 +21,7 @@ COMPILED = (
     "proxy/session/ledger.py",
     "proxy/session/channel.py",
     "proxy/session/relay.py",
+    "proxy/session/intake.py",
 )
 
 DIRECTIVES = {

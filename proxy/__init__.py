@@ -12,7 +12,7 @@ The map. Imports go one way, from the top of this list to its end:
     errors.py   What can go wrong, sorted by who must act.
 
 The journey of a byte: `net.link` receives a chunk and hands it to `session.session`, which lets
-`session.relay` walk the frames in place. What needs no thought passes through untouched; a method that
+`session.intake` walk the frames in place. What needs no thought passes through untouched; a method that
 changes what the client was promised is decoded and remembered. `net.driver` writes what the session
-says to the broker's link. The way back is the same.
+says to the broker's link. The way back is the same, by `session.relay`.
 """

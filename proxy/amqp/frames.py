@@ -13,6 +13,8 @@ METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 206
 # Octets of a frame that are not payload.
 OVERHEAD_BYTES = 8
+# The payload of an ack, reject or nack: class, method, tag, one octet of bits.
+ACK_BYTES = 13
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"

@@ -11,8 +11,8 @@ from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
 from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending, Setup
 from proxy.session.greeting import Greeting
+from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
-from proxy.session.relay import scan_client
 
 
 class Requests:

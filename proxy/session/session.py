@@ -20,12 +20,13 @@ from proxy.session.confirms import Confirms
 from proxy.session.credentials import Face
 from proxy.session.ending import Ending
 from proxy.session.greeting import spoken
+from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
 from proxy.session.loss import Loss
 from proxy.session.move import Move
 from proxy.session.policy import SessionPolicy
 from proxy.session.pulse import Pulse
-from proxy.session.relay import scan_broker, scan_client
+from proxy.session.relay import scan_broker
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration

@@ -1,0 +1,200 @@
+"""The hot path from client to broker: walk a chunk's frames in place, and keep publishes until a broker has them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from proxy.amqp.frames import ACK_BYTES, BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES, Buffer
+from proxy.amqp.methods import BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
+from proxy.amqp.peek import u16, u32, u64
+from proxy.errors import ClientError
+from proxy.session.channel import HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
+from proxy.session.counters import Counters
+from proxy.session.ledger import force_mandatory
+from proxy.session.relay import emit
+
+# The output before the first frame of a channel, which nothing is ever added to.
+_NOWHERE: list[Buffer] = []
+
+
+class ClientOwner(Protocol):
+    """What the client's scanner needs of the session."""
+
+    channels: list[Channel | None]
+    counters: Counters
+    covers_publishes: bool
+    forces_mandatory: bool
+
+    def client_frame(self, kind: int, number: int, frame: bytes) -> None:
+        """Think about a frame that may not simply pass."""
+        ...
+
+    def cover_publishes(self, channel: Channel) -> None:
+        """Turn confirms on behind the back of a publisher that uses none."""
+        ...
+
+    def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
+        """Ack, reject or nack on a channel whose tags differ from the broker's."""
+        ...
+
+
+def scan_client(owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> int:
+    """Client to broker. `size_max` is the largest payload the client may send.
+
+    Raises `ClientError`: 501 for what is no frame, 505 for a frame where another one is due.
+    """
+    return _ClientWalk(owner, buf, pos).walk(pos, size_max)
+
+
+class _ClientWalk:
+    """One walk over a region. `mark` is where the bytes begin that are not in the output yet.
+
+    `out` is the output of the broker connection of the channel that spoke last: on the move a session has two.
+    `sent` is what goes there: the region, or `forced`, a copy in which publishes have become mandatory.
+    """
+
+    __slots__ = (
+        "buf",
+        "channels",
+        "counters",
+        "forced",
+        "mark",
+        "out",
+        "owner",
+        "recording",
+        "run_at",
+        "run_count",
+        "sent",
+    )
+
+    def __init__(self, owner: ClientOwner, buf: bytes, pos: int) -> None:
+        self.owner = owner
+        self.counters = owner.counters
+        self.channels = owner.channels
+        self.out = _NOWHERE
+        self.buf = buf
+        self.sent: Buffer = buf
+        self.forced: bytearray | None = None
+        self.mark = pos
+        # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there.
+        self.recording: Channel | None = None
+        self.run_at = 0
+        self.run_count = 0
+
+    def walk(self, pos: int, size_max: int) -> int:
+        buf = self.buf
+        end = len(buf)
+        channels = self.channels
+        while end - pos >= OVERHEAD_BYTES:
+            kind = buf[pos]
+            number = u16(buf, pos + 1)
+            size = u32(buf, pos + 3)
+            if size > size_max:
+                raise ClientError(f"frame of {size} bytes exceeds the negotiated maximum", reply_code=501)
+            stop = pos + size + OVERHEAD_BYTES
+            if stop > end:
+                break
+            if buf[stop - 1] != FRAME_END:
+                raise ClientError("frame does not end with 206", reply_code=501)
+            channel = channels[number] if number < len(channels) else None
+            if channel is not None and channel.out is not self.out:
+                emit(self.out, self.sent, self.mark, pos)
+                self.mark = pos
+                self.out = channel.out
+            if channel is None or not channel.flowing or not self.passes(channel, kind, pos, size):
+                self.end_run(pos)
+                emit(self.out, self.sent, self.mark, pos)
+                self.mark = stop
+                if kind != HEARTBEAT:
+                    self.owner.client_frame(kind, number, buf[pos:stop])
+            pos = stop
+        self.end_run(pos)
+        emit(self.out, self.sent, self.mark, pos)
+        return pos
+
+    def passes(self, channel: Channel, kind: int, pos: int, size: int) -> bool:
+        """Deal with a frame of a flowing channel that needs little thought; False for any other."""
+        if kind == BODY or kind == HEADER:  # noqa: SIM109 - two comparisons are cheaper than a tuple
+            _content(channel, kind, self.buf, pos, size)
+            self.record(channel, pos, pos + size + OVERHEAD_BYTES, 0)
+            return True
+        if kind != METHOD or size < 4:
+            return False
+        if channel.publish_left != NO_CONTENT:
+            raise ClientError("method frame inside content", reply_code=505)
+        ident = u32(self.buf, pos + 7)
+        if ident == BASIC_PUBLISH:
+            self.publish(channel, pos, pos + size + OVERHEAD_BYTES)
+            return True
+        if size == ACK_BYTES and ident in (BASIC_ACK, BASIC_REJECT, BASIC_NACK):
+            self.end_run(pos)
+            self.settle(channel, ident, pos)
+            return True
+        return False
+
+    def publish(self, channel: Channel, pos: int, stop: int) -> None:
+        owner = self.owner
+        self.counters.publishes += 1
+        if not channel.ledgered:
+            if channel.mode == TX:
+                channel.tx_dirty = True
+            elif channel.mode == PLAIN and owner.covers_publishes:
+                emit(self.out, self.sent, self.mark, pos)
+                self.mark = pos
+                owner.cover_publishes(channel)
+        if channel.ledgered and owner.forces_mandatory:
+            if self.forced is None:
+                self.forced = bytearray(self.buf)
+                self.sent = memoryview(self.forced)
+            force_mandatory(self.forced, pos, stop)
+        channel.publish_left = HEADER_DUE
+        self.record(channel, pos, stop, 1)
+
+    def record(self, channel: Channel, pos: int, stop: int, publishes: int) -> None:
+        """Add a publish's frame to the run of its channel, if the channel keeps a ledger."""
+        if self.recording is not channel:
+            self.end_run(pos)
+            if not channel.ledgered:
+                return
+            self.recording = channel
+            self.run_at = pos
+            self.run_count = 0
+        self.run_count += publishes
+        if channel.publish_left == NO_CONTENT and channel.ledger.unfinished:
+            # What began in an earlier region ends here: its run must not go on growing.
+            self.end_run(stop)
+
+    def end_run(self, pos: int) -> None:
+        channel = self.recording
+        if channel is not None:
+            unfinished = channel.publish_left != NO_CONTENT
+            channel.ledger.record(self.buf, self.run_at, pos, self.run_count, unfinished)
+            self.recording = None
+
+    def settle(self, channel: Channel, ident: int, pos: int) -> None:
+        """Ack, reject or nack of deliveries."""
+        self.counters.settles += 1
+        tag = u64(self.buf, pos + 11)
+        bits = self.buf[pos + 19]
+        if channel.mode == TX:
+            channel.tx_dirty = True
+        if channel.offset:
+            emit(self.out, self.sent, self.mark, pos)
+            self.mark = pos + ACK_BYTES + OVERHEAD_BYTES
+            self.owner.translate_settle(channel, ident, tag, bits)
+        elif ident != BASIC_REJECT and bits & 1:
+            channel.window.settle_upto(tag or channel.window.top)
+        else:
+            channel.window.settle(tag)
+
+
+def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> None:
+    if kind == HEADER:
+        if channel.publish_left != HEADER_DUE or size < 14:
+            raise ClientError("content header where none is due", reply_code=505)
+        channel.publish_left = u64(buf, pos + 11) or NO_CONTENT
+        return
+    left = channel.publish_left - size
+    if left < 0:
+        raise ClientError("content body where none is due, or longer than announced", reply_code=505)
+    channel.publish_left = left or NO_CONTENT
