@@ -27,6 +27,7 @@ run: install ## Sidehop in front of a local three-node RabbitMQ cluster and etcd
 test: ## everything: lint, types, import contracts, unit, property and integration tests
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@deploy/lab/rabbitmq4.sh
 	@exec .venv/bin/python -m pytest $(ARGS)
 
 lint: ## what the style tools say, quickly

@@ -105,6 +105,10 @@ class Cluster:
         """Run rabbitmqctl, quietly, against one node."""
         return self.run("ctl", node, "-q", *arguments, timeout_s=timeout_s)
 
+    def version(self) -> str:
+        """The RabbitMQ that they are; RABBITMQ_ROOT in the environment chooses another than the machine's."""
+        return self.run("eval", 1, "rabbit_misc:version().").strip().strip('"')
+
 
 @contextlib.contextmanager
 def cluster(folder: Path, ports: Ports) -> Iterator[Cluster]:

@@ -49,7 +49,8 @@ def main() -> int:
     verdicts: list[Verdict] = []
     try:
         with stand.cluster(folder / "brokers", ports) as brokers:
-            _say(f"three brokers are up: {', '.join(brokers.endpoints)}")
+            notes.insert(0, f"RabbitMQ {brokers.version()}")
+            _say(f"three brokers are up: {', '.join(brokers.endpoints)}; {notes[0]}")
             for client in clients:
                 for mode in modes:
                     verdicts.append(_cell(client, mode, orders, brokers, folder, ports))

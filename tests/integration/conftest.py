@@ -1,11 +1,13 @@
 """The real things: a broker cluster, etcd, the proxy as a process.
 
 Environment: SIDEHOP_TEST_PORT_BASE (25800) lets two test runs share a machine. SIDEHOP_TEST_KEEP=1 leaves the cluster
-running for the next run, which then starts at once.
+running for the next run, which then starts at once. RABBITMQ_ROOT, a folder made by deploy/lab/rabbitmq4.sh, has all
+tests run against the RabbitMQ in it instead of the machine's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import uuid
@@ -23,17 +25,16 @@ STATE = Path(os.environ.get("LAB_DIR", ROOT / ".lab")).resolve()
 KEEP = os.environ.get("SIDEHOP_TEST_KEEP") == "1"
 
 
-@pytest.fixture(scope="session")
-def booted_cluster() -> Iterator[Cluster]:
-    """Three brokers for the whole run; tests ask for `cluster`."""
+@contextlib.contextmanager
+def booted(folder: Path, port_base: int, root: Path | None = None) -> Iterator[Cluster]:
+    """Three brokers, gone afterwards; `root` as in Cluster."""
     STATE.mkdir(parents=True, exist_ok=True)
-    folder = STATE / f"test-{BASE}"
     with folder.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pytest.exit(f"another test run uses the ports from {BASE}; set SIDEHOP_TEST_PORT_BASE", returncode=3)
-        cluster = Cluster(folder, BASE)
+        cluster = Cluster(folder, port_base, root)
         if not KEEP:
             cluster.wipe()  # a run that was killed may have left something behind
         try:
@@ -42,6 +43,13 @@ def booted_cluster() -> Iterator[Cluster]:
         finally:
             if not KEEP:
                 cluster.wipe()
+
+
+@pytest.fixture(scope="session")
+def booted_cluster() -> Iterator[Cluster]:
+    """Three brokers for the whole run; tests ask for `cluster`."""
+    with booted(STATE / f"test-{BASE}", BASE) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -19,11 +19,14 @@ NODES = (1, 2, 3)
 class Cluster:
     """Three nodes, numbered 1 to 3. Every method blocks until it is done; from a coroutine use `asyncio.to_thread`.
 
+    They are of the RabbitMQ in `root`, a folder made by `deploy/lab/rabbitmq4.sh`; without one, of RABBITMQ_ROOT in the
+    environment, or of the machine.
+
     Starting and stopping a node takes seconds, `stop_app` and `start_app` take about one, `kill9`, `pause` and
     `resume` milliseconds.
     """
 
-    def __init__(self, folder: Path, port_base: int) -> None:
+    def __init__(self, folder: Path, port_base: int, root: Path | None = None) -> None:
         self.folder = folder
         self._port_base = port_base
         self._environment = {
@@ -32,6 +35,7 @@ class Cluster:
             "CLUSTER_PORT_BASE": str(port_base),
             "CLUSTER_NODES": str(len(NODES)),
             "CLUSTER_NODE_PREFIX": "mq",
+            **({"RABBITMQ_ROOT": str(root)} if root else {}),
         }
 
     @property
@@ -94,6 +98,10 @@ class Cluster:
 
     def eval(self, n: int, expression: str) -> str:
         return self._call("eval", str(n), expression)
+
+    def version(self, n: int) -> str:
+        """The RabbitMQ that node n runs, like 3.10.8."""
+        return self.eval(n, "rabbit_misc:version().").strip().strip('"')
 
     def connections(self, n: int) -> int:
         """How many clients are connected to a node."""

@@ -6,7 +6,8 @@ import itertools
 import os
 import socket
 
-# +0 to +99 is the broker cluster's, +100 to +139 that of a lab under test, the rest is handed out by free_port.
+# +0 to +99 is the broker cluster's, +100 to +139 that of a lab under test, +140 to +199 is handed out by free_port,
+# +200 to +299 is the cluster of RabbitMQ 4.0.
 # Below 32768 no outgoing connection of the machine can take one in the meantime.
 BASE = int(os.environ.get("SIDEHOP_TEST_PORT_BASE", "25800"))
 _NEXT = itertools.cycle(range(BASE + 140, BASE + 200))
