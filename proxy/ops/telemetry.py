@@ -111,7 +111,8 @@ class Telemetry(Collector):
 
     def _endpoints(self, views: list[EndpointView]) -> Iterator[Metric]:
         usable = self._vitals.pool.usable(self._now)
-        yield GaugeMetricFamily("sidehop_endpoints_usable", "Brokers that take new sessions.", value=usable)
+        text = "Brokers that were reached and take new sessions."
+        yield GaugeMetricFamily("sidehop_endpoints_usable", text, value=usable)
         panic = self._vitals.pool.panicking()
         yield GaugeMetricFamily("sidehop_pool_panic", "1 while too few brokers are well and health is ignored.", panic)
         state = GaugeMetricFamily(

@@ -35,6 +35,7 @@ _CAUSES: dict[Outcome, str] = {
     "lost": "a session's connection was lost",
     "failover_failed": "a session could not be set up on it",
 }
+_UNREACHED = "no probe or session has reached it yet"
 _DOWN_BACKOFF = 1.2
 
 
@@ -95,6 +96,7 @@ class Health:
 
     `since_s` is when the state began. `returned_at_s` is when the endpoint last came (back) into use, None for one
     that was there from the start: slow start ramps from it. `dead` is True once a probe confirmed that it is down.
+    `reached` is True once anything got through to it: before that, `up` is only what is hoped for.
     `turn` names the present state's stretch, so that the result of a probe from before is recognised.
     """
 
@@ -102,14 +104,14 @@ class Health:
         self._policy = policy
         self._rng = rng
         self.state: HealthState = "up"
-        self.cause = ""
+        self.cause = _UNREACHED
         self.since_s = now
         self.returned_at_s: float | None = now if returned else None
-        self.dead = False
+        self.dead = self.reached = False
         self.turn = 0
         self.ejections = 0
-        # The first look comes soon: a node that is dead when the process starts is known before a session tries it.
-        self.next_probe_at_s = now + rng.random() * policy.down_interval_s
+        # At the start nothing is ready before the first look. At what comes later, many processes look at a time.
+        self.next_probe_at_s = now + (rng.random() * policy.down_interval_s if returned else 0.0)
         self._failures = 0
         self._successes = 0
         self._attach_failures = 0
@@ -170,10 +172,11 @@ class Health:
         """Take what happened to a session. A client's own mistakes (password, vhost) do not belong here."""
         match outcome:
             case "connected":
-                pass
+                self._reach()
             case "confirmed":
                 self._failures = 0
             case "handshaken":
+                self._reach()
                 # An ejected endpoint answers handshakes: it is ejected because of what comes after them.
                 if self.state in ("suspect", "down"):
                     self._recover(now, "a session's handshake succeeded")
@@ -230,7 +233,13 @@ class Health:
         if self.state == "ejected" and now >= self._ejected_until_s:
             self.end_ejection(now, "the ejection is over")
 
+    def _reach(self) -> None:
+        if not self.reached and self.state == "up":
+            self.cause = ""
+        self.reached = True
+
     def _probe_passed(self, kind: ProbeKind, now: float) -> None:
+        self._reach()
         self._failures = 0
         self._successes += 1
         # A hung broker lets every bare connection pass: that must not have it asked for an answer ever so often.

@@ -87,6 +87,11 @@ class Member:
         """Whether its health alone would let it take sessions."""
         return self.health.state in ("up", "suspect")
 
+    @property
+    def usable(self) -> bool:
+        """Whether it takes new sessions and is known to be there. Sessions may try it before that is known."""
+        return self.well and self.health.reached and not self.withdrawn
+
     def ewma_s(self, now: float) -> float | None:
         """Return the sum of the averages of each kind of response time, None before the first measurement."""
         return sum(ewma.read(now) for ewma in self.times.values()) if self.times else None

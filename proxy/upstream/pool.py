@@ -25,6 +25,7 @@ WithdrawnCallback = Callable[[str, bool], None]
 RECENT_S = 30.0
 _RAMP_MIN = 0.1
 _WEIGHT_MIN = 0.01
+_ATTACH_FAILURES: frozenset[Outcome] = frozenset({"handshake_failed", "failover_failed"})
 _TIMED: frozenset[Outcome] = frozenset({"connected", "handshaken", "confirmed"})
 
 
@@ -189,7 +190,8 @@ class Pool:
             ewma.observe(value_s, now)
         turn, due_s = member.health.turn, member.health.next_probe_at_s
         member.health.observe(outcome, now)
-        if member.health.ejectable and not member.withdrawn and self._may_eject(member):
+        failed = outcome in _ATTACH_FAILURES
+        if failed and member.health.ejectable and not member.withdrawn and self._may_eject(member):
             member.health.eject(now)
         if (turn, due_s) != (member.health.turn, member.health.next_probe_at_s):
             self._settle(now)
@@ -218,9 +220,9 @@ class Pool:
         return any(member.withdrawn or member.health.unwell(now, RECENT_S) for member in self._members.values())
 
     def usable(self, now: float) -> int:
-        """Count the endpoints that are well and take new sessions; panic does not raise it."""
+        """Count the endpoints that are well, were reached and take new sessions; panic does not raise it."""
         self._settle(now)
-        return sum(member.well and not member.withdrawn for member in self._members.values())
+        return sum(member.usable for member in self._members.values())
 
     def panicking(self) -> bool:
         """Whether health is ignored at present because too few endpoints are well."""

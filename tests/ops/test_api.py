@@ -43,8 +43,16 @@ async def test_alive_as_long_as_it_answers(admin):
 
 
 async def test_ready_with_a_listener_and_a_usable_broker(admin):
+    admin.sidecar.pool.observe("mq2", "connected", 0.0)
     status, body, _ = await admin.ask("/readyz")
     assert (status, body) == (200, {"status": "ready"})
+
+
+async def test_not_ready_on_the_mere_hope_that_a_broker_is_there(admin):
+    status, body, _ = await admin.ask("/readyz")
+    assert status == 503
+    hope = "is up: no probe or session has reached it yet"
+    assert body["reasons"] == [f"no broker is usable: mq1 {hope}; mq2 {hope}"]
 
 
 async def test_not_ready_tells_every_reason(admin):
@@ -73,6 +81,8 @@ async def test_not_ready_before_discovery_has_answered_tells_its_error():
 
 async def test_endpoints_tell_state_sessions_discovery_and_rejected_entries(admin):
     sidecar = admin.sidecar
+    for name in ("mq1", "mq2"):
+        sidecar.pool.observe(name, "handshaken", 0.5)
     sidecar.pool.attached("mq1")
     sidecar.pool.observe("mq2", "connect_failed", 1.0)
     sidecar.vitals.rejected = (Rejected("/mq/nodes/mq3", "url: no host"),)
@@ -142,6 +152,8 @@ async def test_every_answer_is_guarded_and_every_error_is_json(admin):
 
 
 async def test_metrics_are_served_as_prometheus_wants_them(admin):
+    for name in ("mq1", "mq2"):
+        admin.sidecar.pool.observe(name, "connected", 0.0)
     status, text, headers = await admin.ask("/metrics")
     assert status == 200
     assert headers["Content-Type"].startswith("text/plain; version=")

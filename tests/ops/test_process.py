@@ -176,6 +176,16 @@ def test_a_broker_that_is_not_there_makes_it_not_ready_and_says_why(start):
     assert process.end() == (0, "stopped")
 
 
+def test_it_is_never_ready_while_all_brokers_are_dead(start):
+    with socket.create_server(("127.0.0.1", 0)) as once_there:
+        node = f"127.0.0.1:{once_there.getsockname()[1]}"
+    process = start(nodes=(node,))
+    asked = []
+    while "is down" not in (asked or [(503, "")])[-1][1]:
+        asked.append(process.get("/readyz"))
+    assert {status for status, _ in asked} == {503}
+
+
 PLUG_IN = """
 import asyncio
 from proxy.errors import ConfigError

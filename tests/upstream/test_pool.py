@@ -327,7 +327,39 @@ class TestPanic:
         assert lab.pick() is None
 
 
+class TestUsable:
+    def test_is_only_what_a_probe_or_a_session_has_reached(self):
+        lab = Lab("mq1", "mq2", "mq3")
+        assert (lab.pool.usable(lab.now), lab.picks()) == (0, {"mq1", "mq2", "mq3"})
+        assert lab.view("mq1").cause == "no probe or session has reached it yet"
+        lab.saw("mq1", "connected").saw("mq2", "handshaken").saw("mq3", "connect_failed")
+        assert lab.pool.usable(lab.now) == 2
+        assert [lab.view(name).cause for name in ("mq1", "mq2")] == ["", ""]
+        assert lab.run(0).pool.usable(lab.now) == 3
+
+    def test_is_nothing_while_all_are_dead_from_the_start(self):
+        lab = Lab("mq1", "mq2")
+        while set(lab.states().values()) != {"down"}:
+            assert lab.run(0.1, dead={"mq1", "mq2"}).pool.usable(lab.now) == 0
+
+    def test_is_looked_for_at_once_when_the_process_starts_and_a_little_later_afterwards(self):
+        lab = Lab("mq1", "mq2")
+        assert [probe.endpoint.name for probe in lab.pool.probes_due(0.0)] == ["mq1", "mq2"]
+        lab.discover("mq1", "mq2", *(f"mq{n}" for n in range(3, 20)))
+        assert 0 < lab.pool.next_probe_at(0.0) < lab.health_policy.down_interval_s
+
+    def test_starts_anew_with_another_address(self):
+        lab = Lab("mq1").run(0).discover(endpoint("mq1", port=5673))
+        assert lab.pool.usable(lab.now) == 0
+        assert lab.run(1).pool.usable(lab.now) == 1
+
+
 class TestEjection:
+    def test_does_not_follow_a_success(self):
+        lab = Lab("mq1", "mq2", health={"fall": 1, "eject_max_percent": 100}).saw("mq1", "forced_close")
+        lab.saw("mq1", "handshake_failed", "handshaken")
+        assert lab.states()["mq1"] == "up"
+
     def fail(self, lab, *names):
         for name in names:
             lab.saw(name, "failover_failed", "failover_failed", "failover_failed")

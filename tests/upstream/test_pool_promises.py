@@ -55,9 +55,14 @@ class Promises(RuleBasedStateMachine):
         self.sessions = Counter()
         self.attaching = Counter()
         self.probes = []
+        self.strays = []
 
     def hear(self, report):
         self.said[report.event] += 1
+        if report.event == "endpoint_removed":
+            # Its probe goes on and concerns nobody, also if the name comes back meanwhile.
+            self.strays += [probe for probe in self.probes if probe.endpoint.name == report.facts["endpoint"]]
+            self.probes = [probe for probe in self.probes if probe not in self.strays]
         if report.event == "pool_panic":
             # Begin and end take turns, the beginning first.
             assert report.facts["active"] is (self.said["pool_panic"] % 2 == 1)
@@ -90,11 +95,16 @@ class Promises(RuleBasedStateMachine):
 
     @rule()
     def probes_begin(self):
-        due = self.pool.probes_due(self.now)
-        under_way = [probe.endpoint.name for probe in self.probes + due if probe.endpoint.name in self.states()]
-        addresses = {(probe.endpoint.name, probe.endpoint.port) for probe in self.probes + due}
-        assert len(under_way) <= len(addresses)
-        self.probes += due
+        self.probes += self.pool.probes_due(self.now)
+        names = [probe.endpoint.name for probe in self.probes]
+        assert len(names) == len(set(names)), "at most one under way for each endpoint"
+
+    @precondition(lambda self: self.strays)
+    @rule(ok=st.sampled_from((True, False, None)))
+    def a_probe_of_what_was_forgotten_ends(self, ok):
+        before = self.pool.views(self.now)
+        self.pool.probed(self.strays.pop(), ok, self.now, "it failed")
+        assert self.pool.views(self.now) == before
 
     @precondition(lambda self: self.probes)
     @rule(data=st.data(), ok=st.sampled_from((True, True, False, None)))
@@ -165,10 +175,10 @@ class Promises(RuleBasedStateMachine):
     def panic_is_what_the_threshold_says(self):
         states = self.states()
         offered = [name for name, each in self.named.items() if each.intent == "up"]
-        well = self.pool.usable(self.now)
-        assert well == sum(states[name] in ("up", "suspect") for name in offered)
+        well = sum(states[name] in ("up", "suspect") for name in offered)
         threshold = self.panic_threshold_percent * len(offered) / 100
         assert self.pool.panicking() == (well < threshold)
+        assert self.pool.usable(self.now) <= well, "what nothing has reached yet is well, and not usable"
 
     @invariant()
     def every_endpoint_has_a_probe_ahead_or_under_way(self):
@@ -191,6 +201,7 @@ class Promises(RuleBasedStateMachine):
                 self.pool.observe(view.name, "handshaken", self.now)
         wanted = {name: "up" if each.intent == "up" else "draining" for name, each in self.named.items()}
         assert {name: state for name, state in self.states().items() if name in self.named} == wanted
+        assert self.pool.usable(self.now) == sum(state == "up" for state in wanted.values())
 
 
 def views_on_probation(views, offered):
