@@ -57,6 +57,10 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "discovery_rejected": ("warning", "A registry entry could not be understood; the others are not affected."),
     "discovery_emptied": ("warning", "The registry names no endpoint; the last good ones stay in use."),
     "discovery_restored": ("warning", "The registry did not answer at start; endpoints saved on disk are in use."),
+    "snapshot_off": (
+        "info",
+        "The last good endpoints are not kept on disk; a start without the registry finds none.",
+    ),
     "snapshot_unusable": ("warning", "The endpoints saved on disk cannot be used; they are ignored."),
     "snapshot_saved_failed": ("warning", "The last good endpoints could not be written to disk."),
 }

@@ -7,11 +7,11 @@ import random
 import ssl
 from collections.abc import Callable
 
-from proxy.errors import ConfigError
 from proxy.net.link import Link
 from proxy.net.policy import DialPolicy
 from proxy.upstream.balance import PickContext
 from proxy.upstream.endpoint import Endpoint
+from proxy.upstream.pem import unusable
 from proxy.upstream.pool import Pool
 
 
@@ -124,14 +124,15 @@ class Dialler:
 
 
 def tls_context(policy: DialPolicy) -> ssl.SSLContext:
-    """What is said and believed on TLS connections to brokers. Raises `ConfigError` for unusable files."""
+    """What is said and believed on TLS connections to brokers. Raises `ConfigError` that names an unusable file."""
     try:
         context = ssl.create_default_context(cafile=policy.tls_ca or None)
         if policy.tls_cert:
             # An empty password: OpenSSL would ask for one at the terminal, and wait.
             context.load_cert_chain(policy.tls_cert, policy.tls_key, password="")
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"dial.tls_ca, dial.tls_cert or dial.tls_key cannot be used: {error}") from error
+        names = ("tls_ca", "tls_cert", "tls_key")
+        raise unusable({f"dial.{name}": getattr(policy, name) for name in names}, error) from error
     if not policy.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -6,7 +6,6 @@ import asyncio
 import random
 import ssl
 
-from proxy.errors import ConfigError
 from proxy.net.census import Census
 from proxy.net.dialler import Dialler
 from proxy.net.driver import Driver, Surroundings
@@ -16,6 +15,7 @@ from proxy.net.refusals import Refusals, watch_handshakes
 from proxy.reports import Report, ReportSink
 from proxy.session.credentials import Face
 from proxy.session.policy import SessionPolicy
+from proxy.upstream.pem import unusable
 from proxy.upstream.pool import Pool
 
 # How long clients may take to answer the close of a proxy that goes.
@@ -47,7 +47,7 @@ class Server:
             rng=rng,
             report=self._report,
         )
-        self._tls = _tls_context(listen)
+        self._tls = tls_context(listen)
         if self._tls is not None:
             watch_handshakes(self._tls, lambda reason: self._refused("tls", reason))
         self._server: asyncio.Server | None = None
@@ -162,7 +162,11 @@ class _ClientLink(Link):
         self._server.left(self)
 
 
-def _tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:
+def tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:
+    """What is shown and asked on connections from clients; None for plain ones.
+
+    Raises `ConfigError` that names an unusable file.
+    """
     if not policy.tls_cert:
         return None
     try:
@@ -173,5 +177,6 @@ def _tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:
             context.load_verify_locations(policy.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"listen.tls_cert, listen.tls_key or listen.tls_client_ca cannot be used: {error}") from error
+        names = ("tls_cert", "tls_key", "tls_client_ca")
+        raise unusable({f"listen.{name}": getattr(policy, name) for name in names}, error) from error
     return context

@@ -76,13 +76,17 @@ def _run(settings: Settings) -> int:
 def _check(settings: Settings) -> int:
     import yaml
 
+    from proxy.net import dialler, server
     from proxy.settings import shown
     from proxy.upstream.balance import load_balancer
     from proxy.upstream.discovery import load_discovery
 
-    # Made and thrown away: only the parts themselves know whether a plug-in exists or a source is described in full.
+    # Made and thrown away: only the parts themselves know whether a plug-in exists, a source is described in full, or
+    # a certificate can be read.
     load_balancer(settings.balance.choice.policy, settings.balance.choice, Random())
     load_discovery(settings.discovery, lambda report: None, Random())
+    server.tls_context(settings.listen)
+    dialler.tls_context(settings.dial)
     _print(yaml.safe_dump(shown(settings), sort_keys=False, allow_unicode=True))
     return 0
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.certificates import Authority
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -109,6 +111,50 @@ def test_check_never_prints_a_secret():
         assert "hunter2" not in result.stdout + result.stderr
     refused = sidehop("check", "--node", "amqp://u:hunter2@mq1")
     assert (refused.returncode, "hunter2" in refused.stderr) == (2, False)
+
+
+EXAMPLES = sorted((ROOT / "config/examples").iterdir())
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_the_examples_are_accepted(path, tmp_path):
+    authority = Authority(tmp_path)
+    client = authority.issue("client")
+    text = path.read_text()
+    for name, file in (
+        ("etcd-ca.pem", authority.ca),
+        ("brokers-ca.pem", authority.ca),
+        ("client.pem", client.cert),
+        ("client-key.pem", client.key),
+    ):
+        text = text.replace(f"/etc/sidehop/tls/{name}", str(file))
+    (tmp_path / path.name).write_text(text)
+    result = sidehop("check", "--config", str(tmp_path / path.name))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout
+
+
+def test_the_sample_file_is_accepted_when_it_names_a_broker():
+    as_it_is = sidehop("check", "--config", "config/sidehop.yaml")
+    assert as_it_is.returncode == 2
+    assert "discovery.source: no brokers are named" in as_it_is.stderr
+    assert sidehop("check", "--config", "config/sidehop.yaml", "--node", "mq1").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "environment"),
+    [
+        ("dial.tls_ca", {"SIDEHOP_DIAL__TLS_CA": "/gone/x.pem"}),
+        ("dial.tls_cert", {"SIDEHOP_DIAL__TLS_CERT": "/gone/x.pem", "SIDEHOP_DIAL__TLS_KEY": "/gone/key.pem"}),
+        ("listen.tls_cert", {"SIDEHOP_LISTEN__TLS_CERT": "/gone/x.pem", "SIDEHOP_LISTEN__TLS_KEY": "/gone/key.pem"}),
+        ("discovery.etcd.ca", {"SIDEHOP_DISCOVERY__ETCD__CA": "/gone/x.pem"}),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_certificate_that_is_not_there_is_named(command, key, environment):
+    result = sidehop(command, "--etcd", "https://127.0.0.1:1", environment=environment)
+    told = f"sidehop: the configuration is refused:\n  {key}: /gone/x.pem cannot be read: No such file or directory\n"
+    assert (result.returncode, result.stderr) == (2, told)
 
 
 def test_version_says_whether_the_engine_is_compiled():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 
 from proxy.errors import ConfigError
-from proxy.reports import ReportSink
+from proxy.reports import Report, ReportSink
 from proxy.upstream.discovery.cache import SnapshotFile
 from proxy.upstream.discovery.dns import DnsDiscovery, DnsPolicy
 from proxy.upstream.discovery.etcd import EtcdDiscovery
@@ -52,12 +52,20 @@ _BUILT_IN: dict[str, Callable[[DiscoveryPolicy, random.Random], Source]] = {
     "dns": lambda policy, rng: DnsDiscovery(policy.dns, rng),
     "etcd": lambda policy, rng: EtcdDiscovery(policy.etcd, rng),
 }
+# Their answers are on this host already.
+_ON_THIS_HOST = ("static", "file")
 
 
 def load_discovery(policy: DiscoveryPolicy, report: ReportSink, rng: random.Random) -> Discovery:
-    """Make the discovery that the policy asks for. Raises `ConfigError`."""
+    """Make the discovery that the policy asks for, and report it if a restart will need the registry.
+
+    Raises `ConfigError`.
+    """
+    source = _source(policy, rng)
+    if not policy.snapshot_path and policy.source not in _ON_THIS_HOST:
+        report(Report("snapshot_off", {"source": policy.source, "reason": "discovery.snapshot_path is not set"}))
     file = SnapshotFile(policy.snapshot_path, _origins(policy)) if policy.snapshot_path else None
-    return Keeper(policy.source, _source(policy, rng), report, file=file, cold_start_s=policy.cold_start_s)
+    return Keeper(policy.source, source, report, file=file, cold_start_s=policy.cold_start_s)
 
 
 def _source(policy: DiscoveryPolicy, rng: random.Random) -> Source:

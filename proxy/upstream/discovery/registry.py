@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from proxy.errors import ConfigError
+from proxy.upstream.pem import unusable
 
 ETCD_PORT = 2379
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -194,16 +195,15 @@ class Registry(Protocol):
 
 
 def tls_context(policy: EtcdPolicy) -> ssl.SSLContext | None:
-    """What the policy's files make, None if no member speaks TLS. Raises `ConfigError`."""
+    """What the policy's files make, None if no member speaks TLS. Raises `ConfigError` that names an unusable file."""
     if not any(url.startswith("https://") for url in policy.endpoints):
         return None
     try:
         context = ssl.create_default_context(cafile=policy.ca or None)
         load_certificates(context, policy)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"discovery.etcd.ca, discovery.etcd.cert or discovery.etcd.key cannot be used: {error}"
-        ) from error
+        names = ("ca", "cert", "key")
+        raise unusable({f"discovery.etcd.{name}": getattr(policy, name) for name in names}, error) from error
     return context
 
 
@@ -212,7 +212,8 @@ def load_certificates(context: ssl.SSLContext, policy: EtcdPolicy) -> None:
     if policy.ca:
         context.load_verify_locations(policy.ca)
     if policy.cert:
-        context.load_cert_chain(policy.cert, policy.key)
+        # An empty password: OpenSSL would ask for one at the terminal, and wait.
+        context.load_cert_chain(policy.cert, policy.key, password="")
 
 
 def prefix_end(prefix: bytes) -> bytes:

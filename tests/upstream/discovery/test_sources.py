@@ -76,8 +76,34 @@ def test_a_source_that_cannot_work_is_refused_at_start(policy, key):
 @pytest.mark.parametrize("client", ["http", "etcd3"])
 def test_certificates_that_cannot_be_read_are_refused_at_start(client):
     etcd = EtcdPolicy(endpoints=("https://mq1",), ca="/does/not/exist", client=client)
-    with pytest.raises(ConfigError, match=r"etcd\.ca, .*key cannot be used"):
+    told = "^discovery.etcd.ca: /does/not/exist cannot be read: No such file or directory$"
+    with pytest.raises(ConfigError, match=told):
         load_discovery(DiscoveryPolicy(source="etcd", etcd=etcd), print, random.Random(1))
+
+
+@pytest.mark.parametrize("client", ["http", "etcd3"])
+def test_certificates_that_are_none_are_refused_at_start(client, tmp_path):
+    wrong = tmp_path / "ca.pem"
+    wrong.write_text("no certificate")
+    etcd = EtcdPolicy(endpoints=("https://mq1",), ca=str(wrong), client=client)
+    with pytest.raises(ConfigError, match=rf"^discovery.etcd.ca \({wrong}\) cannot be used: "):
+        load_discovery(DiscoveryPolicy(source="etcd", etcd=etcd), print, random.Random(1))
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (DiscoveryPolicy(source="etcd"), ["snapshot_off"]),
+        (DiscoveryPolicy(source="dns", dns=DnsPolicy(name="mq")), ["snapshot_off"]),
+        (DiscoveryPolicy(source="etcd", snapshot_path="/var/lib/sidehop/endpoints.json"), []),
+        (DiscoveryPolicy(static=StaticPolicy(nodes=("mq1",))), []),
+        (DiscoveryPolicy(source="file", file=FilePolicy(path="/etc/brokers.yaml")), []),
+    ],
+)
+def test_it_is_told_when_a_restart_will_need_the_registry(policy, told):
+    reports = []
+    load_discovery(policy, reports.append, random.Random(1))
+    assert [report.event for report in reports] == told
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
