@@ -51,6 +51,37 @@ MUTANTS = (
         "",
         "a get whose answer was cut is never answered",
     ),
+    # What no queue takes.
+    Mutant(
+        "        if multiple and channel.withheld:\n",
+        "        if multiple and not channel.withheld:\n",
+        "a multiple confirm covers what is withheld",
+    ),
+    Mutant(
+        "        channel.ledger.settle(number, multiple=False)\n        channel.withheld.add(number)\n",
+        "        channel.withheld.add(number)\n",
+        "what came back is published twice after a failover",
+    ),
+    Mutant(
+        "        self._waiting.extendleft(reversed(self._flight.values()))\n",
+        "",
+        "what the courier had published is forgotten with its broker",
+    ),
+    Mutant(
+        "            if nack and self._uplink is not None:\n",
+        "            if False and nack and self._uplink is not None:\n",
+        "a poisoned courier is never opened anew",
+    ),
+    Mutant(
+        "    if not reply:\n        frames[stop - 2] |= 1",
+        "    if reply or not reply:\n        frames[stop - 2] |= 1",
+        "a reply by direct reply-to is published again though it arrived",
+    ),
+    Mutant(
+        "        channel.choose_confirm_path()\n        journal.counters.confirms += 1\n",
+        "        journal.counters.confirms += 1\n",
+        "confirms never pass untouched again",
+    ),
     # Places in a stream.
     Mutant(
         "read_on(self.frame, self.stream_offset + 1)",
@@ -186,8 +217,8 @@ MUTANTS = (
     ),
     # Losses.
     Mutant(
-        "    if channel.held_bytes > limit_bytes:\n",
-        "    if channel.held_bytes > 0:\n",
+        "    if channel.held_bytes <= limit_bytes:\n",
+        "    if channel.held_bytes <= 0:\n",
         "half a delivery is shown to the client",
     ),
     Mutant(
