@@ -5,6 +5,7 @@
 LISTEN ?= 127.0.0.1:5672
 ADMIN  ?= 127.0.0.1:15680
 LAB    := .venv/bin/python deploy/lab/lab.py
+NUMBER  = $(or $(N),$(error which broker? Say it as in: make $@ N=2))
 
 help: ## this list
 	@echo "Sidehop keeps AMQP connections alive while brokers come and go. Start with: make run"
@@ -32,37 +33,32 @@ test: ## everything: lint, types, import contracts, unit, property and integrati
 
 lint: ## what the style tools say, quickly
 	@deploy/lab/venv.sh dev
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	.venv/bin/lint-imports
-	.venv/bin/shellcheck deploy/lab/*.sh .ci/run
-	.venv/bin/yamllint deploy config
+	@exec .venv/bin/python -m pytest -q tests/test_lint.py
 
-demo: ## brokers killed under load, a table of what clients saw: over an hour; make demo ARGS=--quick: two minutes
+demo: ## brokers killed under load, a table of what clients saw: over an hour; make demo ARGS=--quick: about two minutes
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
 	@exec .venv/bin/python -m benchmarks.drill $(ARGS)
 
 bench: ## throughput and latency, side by side with HAProxy and a direct connection
 	@deploy/lab/venv.sh dev
-	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@deploy/lab/packages.sh rabbitmq etcd haproxy compiler
 	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 lab: install ## only the lab: etcd and three brokers, registered, in the background
 	@deploy/lab/packages.sh rabbitmq etcd
 	@exec $(LAB) up
 
-lab-kill: ## kill -9 one broker of the lab: make lab-kill N=2
-	@exec $(LAB) kill $(N)
+lab-kill: install ## kill -9 one broker of the lab: make lab-kill N=2
+	@exec $(LAB) kill $(NUMBER)
 
-lab-start: ## start it again: make lab-start N=2
-	@exec $(LAB) start $(N)
+lab-start: install ## start it again: make lab-start N=2
+	@exec $(LAB) start $(NUMBER)
 
-lab-stop: ## stop the lab; its data stays in .lab
+lab-stop: install ## stop the lab; its data stays in .lab
 	@exec $(LAB) down
 
-lab-status: ## what of the lab is up
+lab-status: install ## what of the lab is up
 	@exec $(LAB) status
 
 clean: ## remove what was built and the lab's data, not .venv

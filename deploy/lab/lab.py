@@ -48,8 +48,13 @@ LAB_HINTS = """  kill a broker (kill -9), then bring it back; `sessions` below s
 """
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def say(text: str) -> bool:
+    """Tell the person at the keyboard, if there still is one; False if not. Never in the way of cleaning up."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # a pipe that `head` has left, a terminal that is gone
+        return False
+    return True
 
 
 class Failure(Exception):
@@ -185,8 +190,11 @@ class Lab:
         self.etcd.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def cluster(self, *command: str) -> None:
-        if subprocess.run([HERE / "cluster.sh", *command], env=self._environment, check=False).returncode:
+    def cluster(self, *command: str, heard: bool = True) -> None:
+        """Have `cluster.sh` do it. `heard` is False when nobody reads what it prints, which would end it half-way."""
+        output = None if heard else subprocess.DEVNULL
+        script = [HERE / "cluster.sh", *command]
+        if subprocess.run(script, env=self._environment, stdout=output, stderr=output, check=False).returncode:
             raise Failure(f"the cluster did not do this: {' '.join(command)}")
 
     def _running(self, number: int) -> bool:
@@ -197,10 +205,9 @@ class Lab:
         names = [str(number) for number in numbers]
         try:
             if names:
-                self.cluster("stop", *names)
+                self.cluster("stop", *names, heard=say("the brokers stopping ..."))
         except KeyboardInterrupt:
-            say("again: killing the brokers")
-            self.cluster("kill9", *names)
+            self.cluster("kill9", *names, heard=say("again: killing the brokers"))
         if etcd:
             self.etcd.stop()
 
@@ -279,13 +286,13 @@ def wait_ready(sidehop: subprocess.Popen, admin: str) -> None:
 def stop_process(process: subprocess.Popen) -> None:
     if process.poll() is not None:
         return
-    say("Sidehop stopping ...")
     process.terminate()
+    say("Sidehop stopping ...")
     try:
         process.wait(5)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        say("clients are still connected: ending it now")
         process.kill()
+        say("clients were still connected: it was ended at once")
         process.wait()
 
 

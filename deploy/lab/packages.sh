@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # packages.sh NAME... - make sure that these are here, from the distribution's packages where they are missing.
 #
-# NAME is rabbitmq, etcd, haproxy or a package of the distribution. Their services are neither started nor enabled, and
+# NAME is rabbitmq, etcd, haproxy, compiler (of C) or a package of the distribution. Their services are neither started nor enabled, and
 # a service that is there already is left as it is. Without anything to install it does nothing and needs no rights.
 set -eu -o pipefail
 cd "$(dirname "$0")/../.."
@@ -34,6 +34,7 @@ missing_for() {
       fi
       ;;
     haproxy) has haproxy || [ -x /usr/sbin/haproxy ] || echo haproxy ;;
+    compiler) has gcc || has cc || echo gcc libc6-dev ;;
     *) is_installed "$1" || echo "$1" ;;
   esac
 }

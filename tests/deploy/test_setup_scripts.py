@@ -109,3 +109,24 @@ def test_the_cluster_script_explains_itself() -> None:
     for command in ("start", "kill9", "pause", "partition A B", "CLUSTER_PORT_BASE"):
         assert command in done.stdout
     assert run([LAB / "cluster.sh", "explode"], CLUSTER_DIR="/nowhere").returncode == 64
+
+
+def test_a_broker_that_is_not_named_is_asked_for() -> None:
+    # -n: make prints what it would run, and runs nothing.
+    done = run(["make", "-n", "lab-kill"])
+
+    assert done.returncode == 2
+    assert "which broker? Say it as in: make lab-kill N=2" in done.stderr
+    assert run(["make", "-n", "lab-kill", "N=2"]).stdout.endswith("lab.py kill 2\n")
+
+
+def test_what_the_benchmark_compiles_with_is_asked_for_like_the_rest(programs: Path, tmp_path: Path) -> None:
+    (programs / "cut").symlink_to(shutil.which("cut") or "")
+    only_these = tmp_path / "only-these"
+    only_these.mkdir()
+    for name in ("bash", "env", "dirname", "mkdir", "grep"):
+        (only_these / name).symlink_to(shutil.which(name) or "")
+    done = run(["bash", LAB / "packages.sh", "compiler"], PATH=f"{programs}:{only_these}")
+
+    assert done.returncode == 77
+    assert "apt-get install -y gcc libc6-dev" in done.stderr
