@@ -1,6 +1,6 @@
 # Sidehop on this machine. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint demo bench lab lab-kill lab-start lab-stop lab-status clean
+.PHONY: help install run test foreign lint demo bench lab lab-kill lab-start lab-stop lab-status clean
 
 LISTEN ?= 127.0.0.1:5672
 ADMIN  ?= 127.0.0.1:15680
@@ -29,7 +29,13 @@ test: ## everything: lint, types, import contracts, unit, property and integrati
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
 	@deploy/lab/rabbitmq4.sh
+	@.venv/bin/python -m tests.foreign --prepare --suite py-amqp
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+foreign: ## the tests that client libraries ship, directly and through Sidehop, compared: over an hour
+	@deploy/lab/venv.sh dev
+	@deploy/lab/packages.sh rabbitmq
+	@exec .venv/bin/python -m tests.foreign $(ARGS)
 
 lint: ## what the style tools say, quickly
 	@deploy/lab/venv.sh dev

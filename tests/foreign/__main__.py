@@ -23,12 +23,19 @@ def main() -> int:
     workshops = [Workshop(SUITES[name]) for name in asked.suite or SUITES]
     comparisons: list[Comparison] = []
     unfinished = False
+    try:
+        for workshop in workshops:
+            workshop.prepare()
+    except FetchError as error:
+        say(str(error))
+        return 2
+    if asked.prepare:
+        return 0
     with Stand(CACHE / "stand").booted() as stand:
         for workshop in workshops:
             try:
-                workshop.prepare()
                 comparisons.append(_compare(workshop, stand))
-            except (FetchError, SuiteError, AssertionError) as error:
+            except (SuiteError, AssertionError) as error:
                 unfinished = True
                 say(f"{workshop.suite.name}: {error}")
     report = table(comparisons)
@@ -55,7 +62,7 @@ def _compare(workshop: Workshop, stand: Stand) -> Comparison:
             say(f"{suite.name} {way} again: {', '.join(found.test for found in first)}")
             with stand.way(way, tls=suite.needs_tls) as address:
                 outcomes[way] |= workshop.run(way, address, [found.test for found in first])
-    comparison = Comparison(suite.name, workshop.version(), *outcomes.values())
+    comparison = Comparison(suite.name, workshop.version, *outcomes.values())
     lasting = {found.test for found in comparison.differences}
     comparison.unsteady.extend(found for found in first if found.test not in lasting)
     return comparison
@@ -66,6 +73,9 @@ def _arguments() -> argparse.Namespace:
         prog="python -m tests.foreign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", action="append", choices=[*SUITES], help="only this one; may be given again")
+    parser.add_argument(
+        "--prepare", action="store_true", help="only fetch what the suites need, so that they run offline"
+    )
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the table there as well")
     return parser.parse_args()
 

@@ -60,6 +60,7 @@ class Workshop:
                 raise FetchError(f"{' '.join(command)}: {done.stderr.strip()[-800:]}")
         stamp.write_text(wanted)
 
+    @property
     def version(self) -> str:
         """Of the library that is installed, which is that of the tests."""
         library = self.suite.installed[0]
