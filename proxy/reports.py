@@ -40,6 +40,8 @@ EVENTS: dict[str, tuple[Level, str]] = {
         "error",
         "No queue took some publishes in time, while a broker was down; clients with confirms were told by a nack.",
     ),
+    "consumer_paused": ("warning", "A consumer's queue is out of reach; it is waited for, the client does not know."),
+    "consumer_resumed": ("info", "A paused consumer gets messages again."),
     "channel_given_up": ("error", "One channel could not be restored; the client was told."),
     "topology_lost": ("warning", "A transient queue or exchange could not be declared again."),
     # endpoints and discovery

@@ -10,6 +10,7 @@ from proxy.amqp.frames import BODY, HEADER, METHOD, Buffer
 from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.attachment import Attachment
+from proxy.session.cancellations import Cancellations
 from proxy.session.channel import HEADER_DUE, Channel, Pending
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
@@ -33,6 +34,7 @@ class Answers:
         restoration: Restoration,
         confirms: Confirms,
         unrouted: Unrouted,
+        cancellations: Cancellations,
     ) -> None:
         self.journal = journal
         self.restoration = restoration
@@ -44,6 +46,7 @@ class Answers:
         self._confirms = confirms
         self._unrouted = unrouted
         self._forced = journal.policy.unroutable == "retry"
+        self._cancellations = cancellations
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink
 
@@ -174,14 +177,7 @@ class Answers:
 
     def _cancel(self, channel: Channel, frame: bytes) -> None:
         """The broker ended a consumer: its queue is gone or out of reach."""
-        if channel.arrears is not None:
-            channel.arrears.flush(self.client_out)
-        entry = channel.forget_consumer(m.decode(m.BasicCancel, frame[7:-1]).consumer_tag)
-        if entry is not None:
-            self.journal.topology.delete_queue(entry.queue)
-        credentials = self.journal.credentials
-        if credentials is not None and credentials.can(b"consumer_cancel_notify"):
-            self.client_out.append(frame)
+        self._cancellations.take(channel, frame)
 
     def _channel_close(self, channel: Channel, frame: bytes) -> None:
         """An error closes the channel. Ours, if it answers a step of the replay; otherwise the client's."""

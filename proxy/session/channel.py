@@ -54,6 +54,7 @@ class Setup:
 
     `tag` is empty for a qos. `frame` is what is sent on every broker. `paused`: the present broker has been told to
     cancel it, since the channel is to move. `stream_offset` is where in a stream the client has read to.
+    `absent`: its queue is out of reach, no broker is asked for it.
     """
 
     request: int
@@ -65,6 +66,7 @@ class Setup:
     exclusive: bool = False
     paused: bool = False
     stream_offset: int = UNPLACED
+    absent: bool = False
 
     @property
     def placed(self) -> bool:

@@ -76,6 +76,9 @@ def _waiting(session: Session) -> str:
         return (
             f"channels {leaving} move when the client has settled what it holds and the broker has confirmed the rest"
         )
+    away = session.cancellations.waiting
+    if away:
+        return f"consumers are paused until their queues are within reach: {', '.join(away)}"
     if any(uplink.blocked for uplink in session.journal.uplinks):
         return "the broker has an alarm and blocks publishers"
     keeping = [each.number for each in channels if each.arrears is not None and each.arrears.kept]

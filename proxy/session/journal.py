@@ -97,6 +97,10 @@ class Lifecycle(Protocol):
         """Set one channel up again on the same broker connection."""
         ...
 
+    def consumer_refused(self, channel: Channel, close: m.ChannelClose) -> bool:
+        """A replay was refused; True if a consumer's queue is out of reach and is waited for from here on."""
+        ...
+
     def settled(self, channel: Channel) -> None:
         """Nothing published on a channel waits for a confirm any more."""
         ...

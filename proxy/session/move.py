@@ -178,7 +178,7 @@ class Move:
             self._resume(channel)
             return
         for entry in channel.setup:
-            if entry.tag and not entry.paused:
+            if entry.tag and not entry.paused and not entry.absent:
                 entry.paused = True
                 self._ask(channel, m.BasicCancel(entry.tag, False))
         # Its publishes, acks and requests go on as ever until the client holds nothing of this broker any more.

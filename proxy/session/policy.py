@@ -29,6 +29,7 @@ class SessionPolicy:
     prefetch; 0: not at all. Deliveries beyond `redelivery_hold_bytes_max` for each client are shown all the same.
     `move_spread_s`: sessions leave a draining broker at random times within it. `move_timeout_s`: how long a channel
     goes without its consumers while the client settles what it holds; after that it stays for the time being.
+    `home_down_timeout_s`: how long a consumer waits for a queue that is out of reach before its client is told.
     """
 
     publish_guarantee: PublishGuarantee = "at_least_once"
@@ -51,6 +52,7 @@ class SessionPolicy:
     redelivery_hold_bytes_max: int = 8 * 1024 * 1024
     move_spread_s: float = 5.0
     move_timeout_s: float = 30.0
+    home_down_timeout_s: float = 3600.0
 
     def __post_init__(self) -> None:
         _need(self.failover_timeout_s > 0, "failover_timeout_s must be above 0")
@@ -69,6 +71,7 @@ class SessionPolicy:
         _need(self.redelivery_hold_bytes_max >= 65536, "redelivery_hold_bytes_max must be at least 65536")
         _need(self.move_spread_s >= 0, "move_spread_s must be 0 or more")
         _need(self.move_timeout_s > 0, "move_timeout_s must be above 0")
+        _need(self.home_down_timeout_s >= 0, "home_down_timeout_s must be 0 or more")
 
 
 def _need(fact: bool, text: str) -> None:

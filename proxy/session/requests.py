@@ -309,6 +309,7 @@ class Requests:
         def cancelled(_: bytes) -> None:
             entry = channel.forget_consumer(q.consumer_tag)
             if entry is not None:
+                entry.absent = False
                 self.journal.consumer_gone(entry.queue)
 
         self._ask(channel, q._replace(nowait=False), cancelled, silent=q.nowait)

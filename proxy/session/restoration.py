@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
@@ -38,10 +39,30 @@ class Restoration:
         self.retry_at: float | None = None
         self.topology_done = True
         self.uplink: Uplink | None = None
+        # Who waits for the answer to a question that is asked meanwhile.
+        self._answered: Callable[[m.ChannelClose | None], None] | None = None
+
+    @property
+    def asking(self) -> bool:
+        """A question is not answered yet."""
+        return self._answered is not None
+
+    @property
+    def idle(self) -> bool:
+        """The scratch channel is free for a question."""
+        return self.topology_done and not self._closing and not self.asking
+
+    def ask(self, uplink: Uplink, question: m.QueueDeclare, answered: Callable[[m.ChannelClose | None], None]) -> None:
+        """Ask about a queue while `idle`. `answered` gets the refusal, or None; it is not called if the broker goes."""
+        self.uplink = uplink
+        self._answered = answered
+        self._tell(m.ChannelOpen())
+        self._tell(question)
 
     def begin(self, uplink: Uplink) -> None:
         """Declare the topology on a broker connection."""
         self._closing = self._closing and uplink is self.uplink
+        self._answered = self._answered if uplink is self.uplink else None
         self.uplink = uplink
         self._declarations = self.journal.topology.replay()
         self._next = 0
@@ -50,7 +71,7 @@ class Restoration:
         self._give_up_at = self.journal.now + self.journal.policy.failover_timeout_s / 2
         self.retry_at = None
         self.topology_done = not self._declarations
-        if self._declarations and not self._closing:
+        if self._declarations and not self._closing and not self.asking:
             self._declare()
 
     def abandon(self, uplink: Uplink) -> None:
@@ -61,6 +82,7 @@ class Restoration:
         self.topology_done = True
         self.retry_at = None
         self._closing = False
+        self._answered = None
 
     def retry(self) -> None:
         """The wait for another connection's queues is over."""
@@ -69,7 +91,17 @@ class Restoration:
 
     def scratch_answered(self, ident: int, payload: bytes) -> None:
         """A frame on the scratch channel."""
-        if ident == m.CHANNEL_CLOSE_OK:
+        answered = self._answered
+        if answered is not None and ident in (m.CHANNEL_CLOSE, m.method_id(m.QueueDeclareOk)):
+            self._answered = None
+            there = ident != m.CHANNEL_CLOSE
+            self._tell(m.ChannelClose(200, b"done") if there else m.ChannelCloseOk())
+            self._closing = there
+            waiting = not self.topology_done
+            answered(None if there else m.decode(m.ChannelClose, payload))
+            if waiting and not there:
+                self._declare()
+        elif ident == m.CHANNEL_CLOSE_OK:
             self._closing = False
             if not self.topology_done and self.retry_at is None:
                 self._declare()
@@ -230,6 +262,8 @@ class Restoration:
     def _set_up(self, channel: Channel, entries: list[Setup]) -> None:
         for entry in entries:
             entry.paused = False
+            if entry.absent:
+                continue
             frame = entry.again()
             channel.out.append(frame)
             channel.pending.append(Pending(entry.request, frame, hidden=True))
@@ -248,6 +282,9 @@ class Restoration:
         error = (close.reply_code, close.reply_text)
         channel.restarts = channel.restarts + 1 if error == channel.last_error else 0
         channel.last_error = error
+        if journal.lifecycle.consumer_refused(channel, close):
+            journal.lifecycle.restart(channel, close.reply_text.decode("utf-8", "replace"), open_upstream=False)
+            return
         for entry in channel.setup:
             if entry.placed and OFFSET in close.reply_text and b"queue '" + entry.queue + b"'" in close.reply_text:
                 channel.lose_place(entry)  # no stream: a message that somebody copied from one

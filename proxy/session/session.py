@@ -14,6 +14,7 @@ from proxy.amqp.frames import PROTOCOL_HEADER, Inlet
 from proxy.errors import BrokerError, ClientError
 from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
+from proxy.session.cancellations import Cancellations
 from proxy.session.channel import Channel
 from proxy.session.commands import Observation, ReadClient
 from proxy.session.confirms import Confirms
@@ -60,7 +61,10 @@ class Session:
         self.requests = Requests(self.journal)
         self.confirms = Confirms(self.journal)
         self.unrouted = Unrouted(self.journal)
-        self.answers = Answers(self.journal, self.attachment, self.restoration, self.confirms, self.unrouted)
+        self.cancellations = Cancellations(self.journal, self.restoration)
+        self.answers = Answers(
+            self.journal, self.attachment, self.restoration, self.confirms, self.unrouted, self.cancellations
+        )
         self.restarts = Restarts(self.journal, self.restoration, self.requests)
         self.pulse = Pulse(self.journal)
         self.stopwatch = Stopwatch(self.journal)
@@ -197,6 +201,7 @@ class Session:
         due.extend(self.move.due())
         due.extend(self.confirms.due())
         due.extend(self.unrouted.due())
+        due.extend(self.cancellations.due())
         due.extend(self.pulse.due())
         if attachment.searching:
             due.append(attachment.deadline)
@@ -216,6 +221,7 @@ class Session:
             and not self.move.under_way
             and not self.confirms.in_doubt
             and not self.journal.load.withheld
+            and not self.cancellations.under_way
             and self.restoration.retry_at is None
         )
 
@@ -280,6 +286,10 @@ class Session:
         """Set one channel up again on the same connection."""
         self.restarts.begin(channel, reason, open_upstream=open_upstream, redeclare=redeclare)
 
+    def consumer_refused(self, channel: Channel, close: m.ChannelClose) -> bool:
+        """A replay was refused; True if a consumer's queue is out of reach and is waited for from here on."""
+        return self.cancellations.refused(channel, close)
+
     def settled(self, channel: Channel) -> None:
         """What waited for hidden confirms may go on."""
         if channel.settling_until is not None and self.journal.attached:
@@ -332,6 +342,7 @@ class Session:
         self.restarts.progress()
         if self.attachment.since is not None and not self.attachment.searching and not self.restarts.under_way:
             self.attachment.report_done()
+        self.cancellations.progress()
         self.move.progress()
         if journal.load.withheld:
             self.unrouted.progress()

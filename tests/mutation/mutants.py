@@ -82,6 +82,17 @@ MUTANTS = (
         "        journal.counters.confirms += 1\n",
         "confirms never pass untouched again",
     ),
+    # Queues that are out of reach.
+    Mutant(
+        "            if entry.absent:\n                continue\n",
+        "",
+        "a replay asks for a consumer whose queue is out of reach",
+    ),
+    Mutant(
+        "if ends or channel.publish_left != NO_CONTENT or channel.muted:",
+        "if channel.publish_left != NO_CONTENT or channel.muted:",
+        "a consumer that the client is cancelling is asked for again",
+    ),
     # Places in a stream.
     Mutant(
         "read_on(self.frame, self.stream_offset + 1)",
@@ -174,8 +185,8 @@ MUTANTS = (
         "prefetch and consumers come back in another order",
     ),
     Mutant(
-        "entry = channel.forget_consumer(m.decode(m.BasicCancel, frame[7:-1]).consumer_tag)",
-        "entry = None",
+        "            channel.forget_consumer(entry.tag)\n",
+        "",
         "a consumer that the broker has cancelled comes back",
     ),
     Mutant(

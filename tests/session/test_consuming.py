@@ -146,16 +146,6 @@ def test_a_cancelled_consumer_does_not_come_back():
     (story >> FailOver() << ToBroker(REOPENED)).done()
 
 
-def test_a_consumer_that_a_broker_cancelled_does_not_come_back():
-    cancel = on(1, m.BasicCancel(b"c", True))
-    (consuming() >> FromBroker(cancel) << ToClient(cancel) >> FailOver() << ToBroker(REOPENED)).done()
-
-
-def test_a_client_that_does_not_know_broker_cancels_sees_none():
-    cancel = on(1, m.BasicCancel(b"c", True))
-    (consuming(capabilities=()) >> FromBroker(cancel)).done()
-
-
 def test_an_unnamed_consumer_keeps_the_name_it_got():
     story = with_channel() >> FromClient(consume(1, tag=b""))
     asked = m.decode(m.BasicConsume, story.to_broker.pop()[7:-1])

@@ -175,7 +175,10 @@ def test_a_cancelled_consumer_gets_what_waits_first():
 
 def test_a_consumer_that_the_broker_cancels_gets_what_waits_first():
     gone = on(1, m.BasicCancel(b"c", True))
-    (holding(1, 1) >> FromBroker(again(1)) >> FromBroker(gone) << ToClient(again(2), gone)).done()
+    asks = on(2046, m.ChannelOpen(), m.QueueDeclare(0, b"q", True, False, False, False, False, b""))
+    told = on(2046, m.ChannelOpenOk(), m.ChannelClose(404, b"NOT_FOUND - no queue 'q' in vhost '/'", 50, 10))
+    story = holding(1, 1) >> FromBroker(again(1)) >> FromBroker(gone) << ToBroker(asks) >> FromBroker(told)
+    (story << ToBroker(on(2046, m.ChannelCloseOk())) << ToClient(again(2), gone)).done()
 
 
 def test_recover_drops_what_waits_since_it_comes_again():
