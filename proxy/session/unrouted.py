@@ -61,7 +61,6 @@ class Unrouted:
         # The courier: its connection, what it has published by confirm number, and what of that came back.
         self._uplink: Uplink | None = None
         self._closing = False
-        self._tag = 0
         self._flight: dict[int, Stray] = {}
         self._came_back: set[int] = set()
         self._any_taken = False
@@ -140,7 +139,7 @@ class Unrouted:
             self._incoming_left = -1
         elif ident == m.CHANNEL_CLOSE_OK and self._closing:
             self._closing = False
-            self._uplink = None
+            uplink.courier_tag = None
         elif ident == m.CHANNEL_CLOSE:
             uplink.tell(self._journal.courier, m.ChannelCloseOk())
             self._closed(m.decode(m.ChannelClose, frame[7:-1]))
@@ -195,7 +194,8 @@ class Unrouted:
 
     def _closed(self, close: m.ChannelClose) -> None:
         """A publish was refused: nobody knows which, unless there was only one."""
-        self._uplink = None
+        if self._uplink is not None:
+            self._uplink.courier_tag = None
         self._closing = False
         if len(self._flight) == 1:
             self._give_up([self._flight.popitem()[1]], close.reply_text.decode("utf-8", "replace"))
@@ -231,9 +231,9 @@ class Unrouted:
 
     def _publish(self, uplink: Uplink) -> None:
         courier = self._journal.courier
-        if self._uplink is not uplink:
-            self._uplink = uplink
-            self._tag = 0
+        self._uplink = uplink
+        if uplink.courier_tag is None:
+            uplink.courier_tag = 0
             uplink.tell(courier, m.ChannelOpen())
             uplink.tell(courier, m.ConfirmSelect(nowait=True))
         self._any_taken = False
@@ -242,8 +242,8 @@ class Unrouted:
             stray = self._waiting.popleft()
             frames = addressed(stray.frames, courier)
             force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
-            self._tag += 1
-            self._flight[self._tag] = stray
+            uplink.courier_tag += 1
+            self._flight[uplink.courier_tag] = stray
             size += len(frames)
             uplink.out.append(memoryview(frames))
 

@@ -25,11 +25,13 @@ class Uplink:
     """A broker connection of a session. `generation` counts them from 1. `out` is what waits to be written to it.
 
     `blocked`: the broker has an alarm and does not read what is published on it. `secrets_asked`: so many
-    `connection.update-secret` are not answered.
+    `connection.update-secret` are not answered. `courier_tag`: the last confirm number of the channel that publishes
+    what no queue took; None while it is not open there.
     """
 
     __slots__ = (
         "blocked",
+        "courier_tag",
         "endpoint",
         "generation",
         "heard_at",
@@ -52,6 +54,7 @@ class Uplink:
         self.out: list[Buffer] = []
         self.blocked = False
         self.secrets_asked = 0
+        self.courier_tag: int | None = None
         self.tune = m.ConnectionTune(0, 0, 0)
         self.heartbeat_s = 0.0
         self.heard_at = 0.0

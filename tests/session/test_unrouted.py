@@ -102,7 +102,9 @@ def test_when_the_time_is_over_the_client_is_told_that_it_is_not_stored():
     story = astray(troubled(failover_timeout_s=1.0)) >> FromBroker(returned(COURIER, b"m"), ack(COURIER, 1))
     story = story >> After(0.5)
     while story.to_broker:
-        story = story.forget() >> FromBroker(returned(COURIER, b"m"), ack(COURIER, story.session.unrouted._tag))
+        story = story.forget() >> FromBroker(
+            returned(COURIER, b"m"), ack(COURIER, story.session.journal.uplink.courier_tag)
+        )
         story = story >> After(0.6)
     story = story << ToClient(nack(1, 1))
     (story << Reported("publishes_unroutable", {"count": 1, "exchange": "", "routing_key": "q"})).done()
