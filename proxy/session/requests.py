@@ -72,7 +72,7 @@ class Requests:
             shown = arrears.shown(channel.window)
             multiple = ident != m.BASIC_REJECT and bool(bits & 1)
             if multiple and tag == 0:
-                tag = shown
+                tag = channel.window.last_open(shown) or shown
             elif tag > shown:
                 arrears.flush(self.journal.client_out)  # nobody has told it that number: the broker has to judge
             arrears.settle(tag, multiple=multiple)
@@ -83,7 +83,8 @@ class Requests:
         window = channel.window
         offset = channel.offset
         if ident != m.BASIC_REJECT and bits & 1:
-            upto = tag or window.top
+            # A broker answers 406 to a number that was settled before, whatever is open below it.
+            upto = tag or window.last_open(window.top) or window.top
             settled = window.settle_upto(upto)
             # A rollback makes acks undone that the window has settled, so in a transaction the broker has to judge.
             judged = channel.mode == TX and upto > offset

@@ -42,6 +42,14 @@ class Window:
         at = bisect_right(self._starts, number) - 1
         return at < 0 or self._stops[at] < number
 
+    def last_open(self, upto: int) -> int:
+        """The highest open number up to this one; 0 if there is none."""
+        number = min(upto, self.top)
+        at = bisect_right(self._starts, number) - 1
+        if at >= 0 and self._stops[at] >= number:
+            number = self._starts[at] - 1
+        return number if number > self.floor else 0
+
     def any_open(self, first: int, last: int) -> bool:
         """Tell whether any of the issued numbers from `first` to `last` is open."""
         if last <= self.floor:

@@ -128,6 +128,13 @@ def test_a_tag_that_nobody_was_told_is_the_brokers_to_judge():
     (story >> FromClient(ack(1, 9)) << ToBroker(ack(1, 7)) << ToClient(again(3, 4))).done()
 
 
+@pytest.mark.parametrize("prefetch", [0, 4])
+def test_an_ack_of_everything_names_a_number_that_is_open(prefetch):
+    story = holding(1, prefetch) >> FromBroker(again(1, 2, 3)) << ToClient(again(2, 3, 4))
+    story = story >> FromClient(ack(1, 4)) << ToBroker(ack(1, 3))
+    (story >> FromClient(ack(1, 0, multiple=True)) << ToBroker(ack(1, 2, multiple=True))).done()
+
+
 def test_a_client_without_a_prefetch_gets_everything():
     (holding(2, 0) >> FromBroker(again(1, 2)) << ToClient(again(3, 4))).done()
 

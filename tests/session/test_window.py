@@ -59,6 +59,11 @@ class WindowAndASet(RuleBasedStateMachine):
         assert self.window.open_count == len(self.open)
 
     @invariant()
+    def it_knows_the_last_open_number(self):
+        for upto in range(self.issued + 3):
+            assert self.window.last_open(upto) == max((n for n in self.open if n <= upto), default=0)
+
+    @invariant()
     def it_knows_each_number(self):
         assert {n for n in range(self.issued + 3) if self.window.is_open(n)} == self.open
 

@@ -297,7 +297,7 @@ class Channel:
     def _settle(self, q: m.BasicAck | m.BasicNack, *, requeue: bool) -> None:
         tag = q.delivery_tag
         tags = [each for each in self.unacked if each <= tag or tag == 0] if q.multiple else [tag]
-        known = tag <= self.tag and all(each in self.unacked for each in tags) and bool(tags or tag == 0)
+        known = tag == 0 or (tag in self.unacked and all(each in self.unacked for each in tags))
         if not known:
             self.need(self.number in self.cluster.careless, f"406 unknown delivery tag {tag}, multiple {q.multiple}")
             self.refuse(406, f"PRECONDITION_FAILED - unknown delivery tag {tag}")
