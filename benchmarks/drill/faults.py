@@ -77,6 +77,7 @@ def connection_of(brokers: Cluster, name: str) -> tuple[int, str] | None:
     """On which node the named connection is, and its pid there: the brokers' word, the same for every way.
 
     A proxy may add itself to the client's name, so the name is looked for inside.
+    A node that is just back may not know of the others' connections yet, so each is asked.
     """
     for node in brokers.nodes:
         with contextlib.suppress(StandError):
@@ -84,7 +85,6 @@ def connection_of(brokers: Cluster, name: str) -> tuple[int, str] | None:
                 pid, _, properties = line.partition("\t")
                 if name in properties:
                     return int(pid.partition("@")[0].removeprefix(f"<{NODE_PREFIX}")), pid
-            return None
     return None
 
 
