@@ -52,7 +52,7 @@ class Inlet:
         """Regions to scan, as (buffer, start): the straddling frame if it is complete now, then the rest."""
         if not self._have:
             return [(chunk, 0)]
-        if not self._need:  # the size field itself is cut, or there is none
+        if not self._need:  # the head itself is cut
             chunk = b"".join(self._pieces) + chunk
             self._reset()
             return [(chunk, 0)]
@@ -72,7 +72,7 @@ class Inlet:
             rest = buf[pos:]
             self._pieces.append(rest)
             self._have = len(rest)
-            if self._have >= 7 and rest[0] != PROTOCOL_HEADER[0]:
+            if self._have >= OVERHEAD_BYTES:  # with fewer, the scanner has not judged the size
                 self._need = OVERHEAD_BYTES + int(HEAD.unpack_from(rest)[2])
 
     def _reset(self) -> None:

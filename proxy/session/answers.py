@@ -11,7 +11,7 @@ from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.attachment import Attachment
 from proxy.session.cancellations import Cancellations
-from proxy.session.channel import HEADER_DUE, Channel, Pending
+from proxy.session.channel import HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, Channel, Pending
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
 from proxy.session.restoration import Restoration
@@ -49,6 +49,8 @@ class Answers:
         self._cancellations = cancellations
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink
+        # What was asked with `channel.flow` inside a publish, where no method may stand.
+        self._flow_asked: dict[Channel, tuple[Uplink | None, bool]] = {}
 
     # The owner that the scanner talks to.
 
@@ -156,8 +158,8 @@ class Answers:
             raise BrokerError("delivery-tag outside its frame")
         self.counters.deliveries += 1
         tag = U64.unpack_from(frame, 11)[0] + channel.offset
-        if tag <= channel.window.top:
-            raise BrokerError("broker used a delivery tag twice")
+        if not 0 < tag - channel.window.top <= TAG_GAP_MAX:
+            raise BrokerError("broker used a delivery tag out of order")
         channel.window.top = channel.read_since = tag
         if request.no_ack:
             channel.window.settle(tag)
@@ -172,8 +174,16 @@ class Answers:
         channel.hold(frame, len(frame))
 
     def _flow(self, channel: Channel, frame: bytes) -> None:
-        active = m.decode(m.ChannelFlow, frame[7:-1]).active
-        channel.tell_broker(m.ChannelFlowOk(active))
+        self._flow_asked[channel] = (channel.uplink, m.decode(m.ChannelFlow, frame[7:-1]).active)
+
+    def progress(self) -> None:
+        """Answer `channel.flow` where the client is between two publishes."""
+        for channel, (uplink, active) in list(self._flow_asked.items()):
+            gone = channel.uplink is not uplink or channel.muted or channel.awaits_close_ok
+            if gone or channel.publish_left == NO_CONTENT:
+                del self._flow_asked[channel]
+                if not gone:
+                    channel.tell_broker(m.ChannelFlowOk(active))
 
     def _cancel(self, channel: Channel, frame: bytes) -> None:
         """The broker ended a consumer: its queue is gone or out of reach."""

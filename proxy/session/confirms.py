@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.amqp import methods as m
+from proxy.errors import BrokerError
 from proxy.session.channel import Channel
 from proxy.session.commands import LookAround
 from proxy.session.journal import Journal
@@ -29,9 +30,11 @@ class Confirms:
         """A confirm that the client does not expect, or under another number, or a refusal.
 
         A refusal soon after a failover is not the client's business: a channel whose first publish met a queue
-        without a leader has everything refused until it is opened anew (RabbitMQ before 3.13).
+        without a leader has everything refused until it is opened anew (RabbitMQ before 3.13). Raises `BrokerError`.
         """
         journal = self._journal
+        if channel.ledger.number_of(tag) > channel.ledger.window.top:
+            raise BrokerError("broker confirmed what was not published")
         if channel.doubted:
             channel.doubted.append((tag, multiple, nack))
         elif not nack or self._is_final(channel):
@@ -59,6 +62,9 @@ class Confirms:
         """Believe what was said, or not."""
         journal = self._journal
         for channel in [each for each, until in self._doubted.items() if journal.now >= until]:
+            if channel.streaming:
+                self._doubted[channel] = journal.now + DOUBT_S  # the client is inside a content
+                continue
             del self._doubted[channel]
             words, channel.doubted = channel.doubted, []
             if not words:

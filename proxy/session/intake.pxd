@@ -10,6 +10,7 @@ from proxy.session.relay cimport emit
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
 cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
 cdef int PLAIN, TX
+cdef unsigned long long BODY_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef unsigned long BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
 cdef Py_ssize_t ACK_BYTES
@@ -44,5 +45,5 @@ cdef class _ClientWalk:
     cdef settle(self, Channel channel, unsigned long ident, Py_ssize_t pos)
 
 
-@cython.locals(left=cython.longlong)
+@cython.locals(left=cython.longlong, announced=cython.ulonglong)
 cdef _content(Channel channel, int kind, bytes buf, Py_ssize_t pos, Py_ssize_t size)

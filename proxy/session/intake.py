@@ -8,7 +8,7 @@ from proxy.amqp.frames import ACK_BYTES, BODY, FRAME_END, HEADER, HEARTBEAT, MET
 from proxy.amqp.methods import BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
 from proxy.amqp.peek import u16, u32, u64
 from proxy.errors import ClientError
-from proxy.session.channel import HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
+from proxy.session.channel import BODY_BYTES_MAX, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
 from proxy.session.ledger import force_mandatory
 from proxy.session.relay import emit
@@ -192,7 +192,10 @@ def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> No
     if kind == HEADER:
         if channel.publish_left != HEADER_DUE or size < 14:
             raise ClientError("content header where none is due", reply_code=505)
-        channel.publish_left = u64(buf, pos + 11) or NO_CONTENT
+        announced = u64(buf, pos + 11)
+        if announced > BODY_BYTES_MAX:
+            raise ClientError("content header announces too much", reply_code=501)
+        channel.publish_left = announced or NO_CONTENT
         return
     left = channel.publish_left - size
     if left < 0:

@@ -208,7 +208,8 @@ class Journal:
         if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
             return True
         channels = self.live_channels()
-        if any(channel.restart_wanted for channel in channels):
+        waiting = any(channel.restart_wanted for channel in channels)
+        if waiting and load.unsettled_bytes <= policy.unsettled_bytes_max + policy.publish_bytes_max:
             return True  # it waits for the rest of a publish, which is still with the client
         if reading or self.now >= self._compacted_at + COMPACT_INTERVAL_S:
             self._compacted_at = self.now
@@ -216,7 +217,18 @@ class Journal:
                 channel.ledger.compact()
         if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
             return True
-        return not load.withheld and not any(c.ledger.unsettled > int(c.ledger.unfinished) for c in channels)
+        if load.withheld:
+            return False
+        # Only a broker that has something to confirm can make room.
+        confirmable = (channel.ledger for channel in channels if not channel.restart_wanted)
+        return not any(ledger.unsettled > int(ledger.unfinished) for ledger in confirmable)
+
+    def bound_unfinished(self) -> None:
+        """Publishes that are not complete cannot be confirmed, and no other limit stops them. Raises `ClientError`."""
+        size = sum(channel.ledger.unfinished_bytes for channel in self.live_channels())
+        if size > self.policy.publish_bytes_max:
+            text = f"publishes of {size} bytes and more exceed session.publish_bytes_max"
+            raise ClientError(text, reply_code=506)
 
     def live_channels(self) -> list[Channel]:
         """Channels that the client has open."""

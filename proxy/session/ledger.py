@@ -90,6 +90,11 @@ class Ledger:
         return self.window.open_count
 
     @property
+    def unfinished_bytes(self) -> int:
+        """What is kept of the newest publish while it is not complete, with what came in the same chunk before it."""
+        return self._runs[-1].size_bytes if self.unfinished else 0
+
+    @property
     def untranslated(self) -> bool:
         """The broker's numbers are the ledger's numbers."""
         return not self._replayed and self._shift == 0
@@ -118,7 +123,14 @@ class Ledger:
         return self._replayed[tag - 1] if 0 < tag <= len(self._replayed) else tag + self._shift
 
     def settle(self, number: int, multiple: bool) -> int:
-        """A broker has taken (or refused) a publish, or all up to it; returns how many were open."""
+        """A broker has taken (or refused) a publish, or all up to it; returns how many were open.
+
+        One whose content is still on its way cannot be taken, whatever a broker says.
+        """
+        if self.unfinished and number >= self.window.top:
+            if not multiple:
+                return 0
+            number = self.window.top - 1
         settled = self.window.settle_upto(number) if multiple else int(self.window.settle(number))
         floor = self.window.floor
         runs = self._runs

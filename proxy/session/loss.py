@@ -98,17 +98,17 @@ class Loss:
         journal = self._journal
         attachment = self._attachment
         orphans = [channel for channel in journal.live_channels() if channel.uplink is uplink]
-        streaming = any(channel.streaming for channel in orphans)
+        attachment.failovers += 1
+        journal.report("failover_started", endpoint=uplink.endpoint, reason=reason)
+        if any(channel.streaming for channel in orphans):
+            # Nothing else may be said on that channel: the client is inside a content.
+            self._ending.because("lost_inside_body")
+            journal.lifecycle.end_client(320, "CONNECTION_FORCED - broker connection lost inside message body")
+            return
         for channel in orphans:
             self._restoration.detach(channel)
             channel.attach(None)
             self._restarts.forget(channel)
-        attachment.failovers += 1
-        journal.report("failover_started", endpoint=uplink.endpoint, reason=reason)
-        if streaming:
-            self._ending.because("lost_inside_body")
-            journal.lifecycle.end_client(320, "CONNECTION_FORCED - broker connection lost inside message body")
-            return
         if journal.uplink is None:
             attachment.search(reason, cause, uplink.endpoint)
             if journal.phase is Phase.FLUSHING:

@@ -23,6 +23,7 @@ class SessionPolicy:
     `heartbeat_s` is the interval on the broker leg: a hung broker is left after two intervals without a byte.
     `close_flush_timeout_s` bounds how long a close waits for confirms that only we know of; it is longer than it takes
     to notice a hung broker, so that what was accepted can still go elsewhere.
+    `publish_bytes_max` bounds publishes that have begun and not ended, which no broker can confirm.
     `forced_close` says what a `connection.close 320` by an operator means: `recover` (another node, at most once a
     minute) or `pass` (told to the client). Shutdown and maintenance of a node are always recovered from.
     `redelivery_hold_timeout_s`: how long a client that holds deliveries of a broker that is gone is kept to its
@@ -40,6 +41,7 @@ class SessionPolicy:
     forced_close: ForcedClose = "recover"
     parked_bytes_max: int = 8 * 1024 * 1024
     unsettled_bytes_max: int = 64 * 1024 * 1024
+    publish_bytes_max: int = 256 * 1024 * 1024
     delivery_hold_bytes_max: int = 1024 * 1024
     frame_max_bytes: int = 131072
     channel_max: int = 2047
@@ -60,6 +62,7 @@ class SessionPolicy:
         _need(0 <= self.client_heartbeat_s <= 65535, "client_heartbeat_s must be 0 (off) to 65535")
         _need(self.parked_bytes_max >= 65536, "parked_bytes_max must be at least 65536")
         _need(self.unsettled_bytes_max >= 65536, "unsettled_bytes_max must be at least 65536")
+        _need(self.publish_bytes_max >= 65536, "publish_bytes_max must be at least 65536")
         _need(self.delivery_hold_bytes_max >= 4096, "delivery_hold_bytes_max must be at least 4096")
         _need(4096 <= self.frame_max_bytes <= 2**31 - 1, "frame_max_bytes must be at least 4096 (AMQP 0-9-1 4.2.3)")
         _need(3 <= self.channel_max <= 65535, "channel_max must be 3 to 65535")

@@ -9,6 +9,8 @@ from proxy.session.counters cimport Counters
 cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
 cdef int ACKED, MIXED
 cdef long long HEADER_DUE, NO_CONTENT
+cdef long long TAG_GAP_MAX
+cdef unsigned long long BODY_BYTES_MAX
 cdef unsigned long BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 cdef Py_ssize_t BROKER_FRAME_MAX_BYTES, ACK_BYTES
 
@@ -45,6 +47,6 @@ cdef class _BrokerWalk:
 
 
 cpdef emit(list out, object buf, Py_ssize_t start, Py_ssize_t stop)
-@cython.locals(left=cython.longlong)
+@cython.locals(left=cython.longlong, announced=cython.ulonglong)
 cdef bint _delivered(Channel channel, int kind, bytes buf, Py_ssize_t pos, Py_ssize_t size) except -1
 cdef _hold(Channel channel, list out, bytes buf, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t limit_bytes)

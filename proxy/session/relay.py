@@ -16,7 +16,7 @@ from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.peek import u16, u32, u64
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
-from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, Channel
+from proxy.session.channel import ACKED, BODY_BYTES_MAX, HEADER_DUE, MIXED, NO_CONTENT, TAG_GAP_MAX, Channel
 from proxy.session.counters import Counters
 from proxy.session.uplink import Uplink
 
@@ -157,8 +157,8 @@ class _BrokerWalk:
             raise BrokerError("delivery-tag outside its frame")
         self.counters.deliveries += 1
         tag = u64(buf, tag_at) + channel.offset
-        if tag <= channel.window.top:
-            raise BrokerError("broker used a delivery tag twice")
+        if not 0 < tag - channel.window.top <= TAG_GAP_MAX:
+            raise BrokerError("broker used a delivery tag out of order")
         channel.window.top = tag
         if channel.no_ack != ACKED and (channel.no_ack != MIXED or channel.consumer_no_ack(buf[pos + 12 : tag_at])):
             channel.window.settle(tag)
@@ -211,7 +211,10 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
     if kind == HEADER:
         if channel.deliver_left != HEADER_DUE or size < 14:
             raise BrokerError("broker sent a content header where none is due")
-        channel.deliver_left = u64(buf, pos + 11) or NO_CONTENT
+        announced = u64(buf, pos + 11)
+        if announced > BODY_BYTES_MAX:
+            raise BrokerError("broker announced a body beyond all sizes")
+        channel.deliver_left = announced or NO_CONTENT
     else:
         left = channel.deliver_left - size
         if left < 0:

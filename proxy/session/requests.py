@@ -47,6 +47,8 @@ class Requests:
             self._after_close(channel, ident)
         elif channel.discarding:
             self._discard(channel, kind, frame)
+        elif channel.restart_wanted and channel.publish_left != NO_CONTENT:
+            self._end_publish(channel, frame)
         elif not channel.flowing:
             channel.park(frame)
         else:
@@ -110,6 +112,12 @@ class Requests:
                 self.journal.lifecycle.client_broke(error)
 
     # Channels.
+
+    def _end_publish(self, channel: Channel, frame: bytes) -> None:
+        """Content of the one publish that has to end before its channel is set up again."""
+        channel.flowing = True
+        scan_client(self, frame, 0, len(frame))
+        channel.flowing = False
 
     def _new_channel(self, ident: int, number: int) -> Channel:
         journal = self.journal

@@ -37,6 +37,7 @@ class Restarts:
             self._channels.append(channel)
         if open_upstream and self._inside_content(channel):
             channel.restart_wanted = True
+            channel.flowing = False  # the publish under way may end; what the client sends behind it waits
             self._reasons[channel] = reason
             return
         self._restoration.detach(channel)
@@ -63,11 +64,7 @@ class Restarts:
         return bool(self._channels)
 
     def _inside_content(self, channel: Channel) -> bool:
-        if channel.publish_left != NO_CONTENT and not channel.discarding:
-            return True
-        if channel.streaming:
-            channel.flowing = False
-        return channel.streaming
+        return channel.streaming or (channel.publish_left != NO_CONTENT and not channel.discarding)
 
     def forget(self, channel: Channel) -> None:
         """Its connection is gone, or it is over."""

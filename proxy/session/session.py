@@ -90,6 +90,8 @@ class Session:
                     pos = scan_client(self.requests, buf, pos, journal.frame_max_bytes)
             self._inlet.keep(buf, pos)
             self.stopwatch.published()
+            if journal.load.unsettled_bytes > journal.policy.publish_bytes_max:
+                journal.bound_unfinished()
         except ClientError as error:
             self.client_broke(error)
         self._progress()
@@ -333,6 +335,7 @@ class Session:
     def _progress(self) -> None:
         """What has become possible since the last event."""
         journal = self.journal
+        self.answers.progress()
         candidate = journal.candidate
         if candidate is not None and candidate.stage is Stage.RESTORING:
             searching = self.attachment.searching

@@ -233,8 +233,8 @@ MUTANTS = (
         "half a delivery is shown to the client",
     ),
     Mutant(
-        "        if streaming:\n",
-        "        if streaming and not orphans:\n",
+        "        if any(channel.streaming for channel in orphans):\n",
+        "        if any(channel.streaming for channel in orphans[1:]):\n",
         "the loss of half a delivery is not told",
     ),
     Mutant(

@@ -316,7 +316,7 @@ def test_a_final_refusal_of_the_replay_is_told_after_three_times():
 
 def test_a_broker_that_numbers_backwards_is_left():
     story = (consuming() >> FromBroker(deliver(1, 2))).forget() >> FromBroker(deliver(1, 1))
-    story << Reported("failover_started", {"reason": "broker used a delivery tag twice"})
+    story << Reported("failover_started", {"reason": "broker used a delivery tag out of order"})
 
 
 def test_a_client_may_close_while_its_consumers_return():

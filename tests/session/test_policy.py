@@ -20,6 +20,7 @@ from proxy.session.policy import SessionPolicy
         {"client_heartbeat_s": 65536},
         {"parked_bytes_max": 1},
         {"unsettled_bytes_max": 1},
+        {"publish_bytes_max": 1},
         {"delivery_hold_bytes_max": 1},
         {"frame_max_bytes": 4095},
         {"channel_max": 1},
