@@ -23,8 +23,6 @@ HEADER_DUE = -1
 
 # Brokers count deliveries one by one. A tag far ahead would leave no numbers for those of the next broker.
 TAG_GAP_MAX = 2**32
-# A size of a body that nobody means, and beyond which it would look like no size at all.
-BODY_BYTES_MAX = 2**62
 
 PLAIN, CONFIRM, TX = 0, 1, 2
 

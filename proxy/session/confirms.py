@@ -33,7 +33,7 @@ class Confirms:
         without a leader has everything refused until it is opened anew (RabbitMQ before 3.13). Raises `BrokerError`.
         """
         journal = self._journal
-        if channel.ledger.number_of(tag) > channel.ledger.window.top:
+        if tag < 0 or channel.ledger.number_of(tag) > channel.ledger.window.top:  # below 0: beyond what C counts
             raise BrokerError("broker confirmed what was not published")
         if channel.doubted:
             channel.doubted.append((tag, multiple, nack))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.amqp.frames import ACK_BYTES, BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES, Buffer
+from proxy.amqp.frames import (
+    ACK_BYTES,
+    BODY,
+    BODY_BYTES_MAX,
+    FRAME_END,
+    HEADER,
+    HEARTBEAT,
+    METHOD,
+    OVERHEAD_BYTES,
+    Buffer,
+)
 from proxy.amqp.methods import BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
 from proxy.amqp.peek import u16, u32, u64
 from proxy.errors import ClientError
-from proxy.session.channel import BODY_BYTES_MAX, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
+from proxy.session.channel import HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
 from proxy.session.ledger import force_mandatory
 from proxy.session.relay import emit

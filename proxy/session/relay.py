@@ -11,12 +11,22 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from proxy.amqp.frames import ACK_BYTES, BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES, Buffer
+from proxy.amqp.frames import (
+    ACK_BYTES,
+    BODY,
+    BODY_BYTES_MAX,
+    FRAME_END,
+    HEADER,
+    HEARTBEAT,
+    METHOD,
+    OVERHEAD_BYTES,
+    Buffer,
+)
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.peek import u16, u32, u64
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
-from proxy.session.channel import ACKED, BODY_BYTES_MAX, HEADER_DUE, MIXED, NO_CONTENT, TAG_GAP_MAX, Channel
+from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, TAG_GAP_MAX, Channel
 from proxy.session.counters import Counters
 from proxy.session.uplink import Uplink
 

@@ -77,7 +77,7 @@ class Restarts:
 
     def due(self) -> list[float | None]:
         """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
-        if not self._restoration.topology_done:
+        if not self._restoration.topology_done or not self._journal.attached:
             return []
         return [c.restart_deadline if c.muted else c.restart_at for c in self._channels]
 

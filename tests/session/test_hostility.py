@@ -16,10 +16,14 @@ from tests.support.engine import (
     FailOver,
     FromBroker,
     FromClient,
+    FromOld,
+    Handshaken,
+    Leave,
     Reported,
     Story,
     ToBroker,
     ToClient,
+    ToOld,
     confirming,
     consuming,
     running,
@@ -158,6 +162,15 @@ def test_a_loss_inside_a_large_delivery_says_nothing_else_on_that_channel():
     story = story >> FromBroker(*delivery[:3]) << ToClient(*delivery[:3])
     text = b"CONNECTION_FORCED - broker connection lost inside message body"
     (story >> BrokerLost() << ToClient(on(0, m.ConnectionClose(320, text)))).done()
+
+
+def test_a_channel_that_cannot_be_opened_any_more_asks_for_no_ticks():
+    bye, gone = on(0, m.ConnectionCloseOk()), on(0, m.ConnectionClose(200, b"client closed the connection"))
+    story = (with_channel() >> Leave() >> After(5.0)).forget() >> Handshaken()
+    story = story << ToOld(on(1, m.ChannelClose(200, b"set up again")))
+    story = story >> FromClient(on(0, m.ConnectionClose(200, b"bye"))) << ToOld(gone) << ToBroker(gone)
+    story = story >> FromBroker(bye) >> FromOld(on(1, m.ChannelCloseOk())) >> After(1.0) >> FromOld(bye)
+    (story << ToClient(bye) << CloseClient()).done()
 
 
 def test_a_refusal_that_is_not_believed_yet_waits_for_the_end_of_a_large_delivery():
