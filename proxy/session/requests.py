@@ -51,12 +51,10 @@ class Requests:
             self._end_publish(channel, frame)
         elif not channel.flowing:
             channel.park(frame)
+        elif (handler := self._HANDLERS.get(ident)) is not None:
+            handler(self, channel, frame, frame[7:-1])
         else:
-            handler = self._HANDLERS.get(ident)
-            if handler is not None:
-                handler(self, channel, frame, frame[7:-1])
-            else:
-                self._forward(channel, ident, frame)
+            self._forward(channel, ident, frame)
 
     def cover_publishes(self, channel: Channel) -> None:
         """Turn confirms on behind the back of a publisher that uses none."""
