@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigError
@@ -37,6 +37,7 @@ def accepted(tmp_path, text, environment=None, flags=None):
 # Who wins.
 
 
+@settings(deadline=None)
 @given(
     in_file=st.none() | st.floats(1, 3600),
     in_environment=st.none() | st.floats(1, 3600),

@@ -125,7 +125,8 @@ class Loss:
         """Every channel without a broker connection goes to the present one."""
         journal = self._journal
         for channel in journal.live_channels():
-            if channel.uplink is None:
+            # What one of them had sent meanwhile may have ended them all.
+            if channel.uplink is None and not channel.awaits_close_ok:
                 self._restoration.restore(channel)
                 self._requests.drain(channel)
         self._attachment.report_done()
