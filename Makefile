@@ -28,9 +28,10 @@ run: install ## Sidehop in front of a local three-node RabbitMQ cluster and etcd
 test: ## everything: lint, types, import contracts, unit, property and integration tests
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
-	@deploy/lab/rabbitmq4.sh
 	@.venv/bin/python -m tests.foreign --prepare --suite py-amqp
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@without=$$(deploy/lab/rabbitmq4.sh >&2 || echo --ignore=tests/integration/test_rabbitmq4.py); \
+	  [ -z "$$without" ] || echo "the tests on RabbitMQ 4.0 are left out, everything else runs"; \
+	  exec .venv/bin/python -m pytest $$without $(ARGS)
 
 foreign: ## the tests that client libraries ship, directly and through Sidehop, compared: over an hour
 	@deploy/lab/venv.sh dev
