@@ -1,7 +1,7 @@
 """Applications at work on RabbitMQ 4.0, whose brokers go; the other modules use the RabbitMQ of the machine.
 
-`make test` has it fetched by deploy/lab/rabbitmq4.sh, and leaves this out, saying so, where no archive has it. The other
-modules run on it as well with RABBITMQ_ROOT.
+`make test` has it fetched by deploy/lab/rabbitmq4.sh, and leaves this out, saying so, where no archive has it.
+The other modules run on it as well with RABBITMQ_ROOT.
 """
 
 from __future__ import annotations
