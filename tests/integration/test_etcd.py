@@ -89,7 +89,7 @@ async def test_nodes_that_come_change_and_go_are_seen(etcd, policy, prefix):
         etcd.ctl("del", prefix + "mq1")
         await seen.until_names("mq2")
         assert seen.snapshots[-1].revision == seen.discovery.status.revision > 0
-        assert [report.event for report in seen.reports] == ["discovery_synced"]
+        assert [report.event for report in seen.reports] == ["snapshot_off", "discovery_synced"]
 
 
 @pytest.mark.parametrize("end", ["/", ""], ids=["with a slash", "without a slash"])
