@@ -45,7 +45,7 @@ class Answers:
         self.attachment = attachment
         self._confirms = confirms
         self._unrouted = unrouted
-        self._forced = journal.policy.unroutable == "retry"
+        self._forced = journal.policy.forces_mandatory
         self._cancellations = cancellations
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink

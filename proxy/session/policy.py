@@ -56,6 +56,11 @@ class SessionPolicy:
     move_timeout_s: float = 30.0
     home_down_timeout_s: float = 3600.0
 
+    @property
+    def forces_mandatory(self) -> bool:
+        """Whether confirmed publishes become mandatory behind the client's back."""
+        return self.unroutable == "retry"
+
     def __post_init__(self) -> None:
         _need(self.failover_timeout_s > 0, "failover_timeout_s must be above 0")
         _need(1 <= self.heartbeat_s <= 3600, "heartbeat_s must be 1 to 3600 (5 to 20 is advised)")

@@ -23,7 +23,7 @@ class Requests:
         self.channels = journal.channels
         self.counters = journal.counters
         self.covers_publishes = journal.policy.publish_guarantee == "at_least_once"
-        self.forces_mandatory = journal.policy.unroutable == "retry"
+        self.forces_mandatory = journal.policy.forces_mandatory
         self._greeting = Greeting(journal)
 
     # The owner that the scanner talks to.

@@ -272,7 +272,7 @@ class Restoration:
         journal = self.journal
         ledger = channel.ledger
         again = ledger.replay()
-        channel.out.extend(map(forced, again) if journal.policy.unroutable == "retry" else again)
+        channel.out.extend(map(forced, again) if journal.policy.forces_mandatory else again)
         journal.counters.replayed_publishes += ledger.unsettled
         channel.choose_confirm_path()
 

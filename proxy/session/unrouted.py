@@ -8,6 +8,7 @@ then returns such a message before it confirms it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.amqp import methods as m
@@ -85,11 +86,14 @@ class Unrouted:
         journal = self._journal
         pieces = channel.release()
         back = message_of(b"".join(pieces))
-        number, frames, sent = self._find(channel, back)
-        if sent is None or sent.mandatory:
+        found = self._next_like(back, channel.ledger.publishes_from(channel.ledger.returned_upto + 1))
+        if found is not None:
+            channel.ledger.returned_upto = found[0]
+        if found is None or found[2].mandatory:
             journal.counters.returns += 1
             journal.client_out.extend(pieces)
             return
+        number, frames, sent = found
         route = (sent.exchange, sent.routing_key)
         if self._believed.get(route, 0.0) > journal.now:
             self._believe(route)
@@ -106,21 +110,16 @@ class Unrouted:
             if doubtful:
                 journal.commands.append(LookAround())
 
-    def _find(self, channel: Channel, back: Message) -> tuple[int, bytes, Message | None]:
-        """The publish that came back: the next one like it, since a broker deals with them in order."""
-        ledger = channel.ledger
+    def _next_like(self, back: Message, publishes: Iterable[tuple[int, bytes]]) -> tuple[int, bytes, Message] | None:
+        """Which publish came back: the next one like it, since a broker deals with those of a channel in order."""
         similar: tuple[int, bytes, Message] | None = None
-        for number, frames in ledger.publishes_from(ledger.returned_upto + 1):
+        for number, frames in publishes:
             sent = message_of(frames)
-            if sent.resembles(back) and (sent.properties == back.properties or self._rewritten):
-                ledger.returned_upto = number
-                return number, frames, sent
-            if similar is None and sent.resembles(back):
-                similar = number, frames, sent
-        if similar is None:
-            return 0, b"", None
-        self._rewritten = True
-        ledger.returned_upto = similar[0]
+            if sent.resembles(back):
+                if sent.properties == back.properties or self._rewritten:
+                    return number, frames, sent
+                similar = similar or (number, frames, sent)
+        self._rewritten = self._rewritten or similar is not None
         return similar
 
     def courier_frame(self, uplink: Uplink, kind: int, frame: bytes) -> None:
@@ -161,12 +160,11 @@ class Unrouted:
             return
         back = message_of(b"".join(self._incoming))
         self._incoming = []
-        for tag, stray in self._flight.items():
-            if tag not in self._came_back:
-                sent = message_of(stray.frames)
-                if sent.resembles(back) and (sent.properties == back.properties or self._rewritten):
-                    self._came_back.add(tag)
-                    return
+        out = ((tag, stray.frames) for tag, stray in self._flight.items() if tag not in self._came_back)
+        found = self._next_like(back, out)
+        if found is None:
+            raise BrokerError("broker returned what nobody published")
+        self._came_back.add(found[0])
 
     def _confirmed(self, tag: int, multiple: bool, *, nack: bool) -> None:
         journal = self._journal

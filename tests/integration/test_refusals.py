@@ -96,6 +96,31 @@ def test_a_confirm_means_stored_though_the_home_of_the_queue_dies(
     assert proxy.events("failover_started") == []
 
 
+def test_as_sent_repeats_nothing_and_keeps_the_connection(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    nodes = [part for address in cluster.addresses for part in ("--node", address)]
+    proxy = start_sidehop(*nodes, env={"SIDEHOP_SESSION__PUBLISH_GUARANTEE": "as_sent"})
+    client = PikaClient(proxy.port)
+    channel = client.channel()
+    channel.declare(queue_name, durable=True, arguments={"x-queue-type": "quorum"})
+    for number in range(100):
+        channel.publish(str(number).encode(), queue_name)
+    channel.declare(queue_name, durable=True, arguments={"x-queue-type": "quorum"})  # all before it has arrived
+    home = proxy.sessions()[0]["endpoint"]
+    cluster.kill9(cluster.addresses.index(home) + 1)
+    proxy.wait_for(lambda: proxy.sessions()[0]["failovers"] == 1, "the failover")
+    for number in range(100, 200):
+        channel.publish(str(number).encode(), queue_name)
+    channel.declare(queue_name, durable=True, arguments={"x-queue-type": "quorum"})
+    cluster.make_whole()
+    stored = bodies(cluster, 1, queue_name, set(range(200)))
+    assert stored.total() == 200
+    assert total(proxy, "replayed_publishes") == 0
+    assert total(proxy, "confirms") == 0
+    client.close()
+
+
 def test_a_full_queue_refuses_and_the_client_hears_it(
     cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
 ) -> None:

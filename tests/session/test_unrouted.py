@@ -202,6 +202,12 @@ def test_a_publish_that_closes_the_courier_is_refused_and_the_others_go_on():
     (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 2))).done()
 
 
+def test_a_broker_that_returns_something_else_to_the_courier_is_not_believed_to_have_stored_it():
+    story = astray() >> FromBroker(returned(COURIER, b"another"))
+    assert story.session.attachment.searching
+    assert story.session.unrouted.count == 1
+
+
 def test_a_poisoned_courier_is_opened_anew():
     story = astray() >> FromBroker(nack(COURIER, 1)) << ToBroker(on(COURIER, m.ChannelClose(200, b"opened anew")))
     story = story >> After(1.0) >> FromBroker(on(COURIER, m.ChannelCloseOk())) << ToBroker(OPENED, forced(b"m"))
