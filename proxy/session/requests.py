@@ -346,13 +346,15 @@ class Requests:
             channel.ledgered = True
             channel.confirm_base = channel.ledger.window.top
             channel.choose_confirm_path()
-        nowait = m.decode(m.ConfirmSelect, payload).nowait
-        self._ask(channel, m.ConfirmSelect(nowait=False), silent=nowait)
+        self._ask(channel, m.ConfirmSelect(nowait=False), silent=m.decode(m.ConfirmSelect, payload).nowait)
 
     def _tx_select(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        """A channel with hidden confirms cannot become transactional (406): it gets a fresh one behind its back."""
+        """A channel with hidden confirms needs a fresh one behind its back (406). No delivery waits in transactions."""
         if self._waits_settled(channel, frame):
             return
+        if channel.arrears is not None:
+            channel.arrears.flush(self.journal.client_out)
+            channel.arrears = None
         if channel.covered:
             channel.ledgered = False
             channel.ledger.clear()
@@ -361,8 +363,7 @@ class Requests:
             channel.pending.append(Pending(m.method_id(m.TxSelect), frame))
             self.journal.lifecycle.restart(channel, "transactional from here on", open_upstream=True)
             return
-        if channel.mode == PLAIN:
-            channel.mode = TX
+        channel.mode = TX if channel.mode == PLAIN else channel.mode
         self._forward(channel, m.method_id(m.TxSelect), frame)
 
     def _tx_end(self, channel: Channel, frame: bytes, payload: bytes) -> None:

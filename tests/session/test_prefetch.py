@@ -303,3 +303,9 @@ def test_what_a_stream_sends_does_not_wait_since_it_never_comes_again():
 def test_a_stream_that_shows_itself_late_lets_go_of_what_waits():
     story = holding(1, 1, is_global=True, tags=(b"c", b"d")) >> FromBroker(again(1)) << kept(1)
     (story >> FromBroker(streamed(2, 7, to=b"d")) << ToClient(again(2), streamed(3, 7, to=b"d"))).done()
+
+
+def test_nothing_waits_in_a_transaction_where_settling_may_be_undone():
+    select = on(1, m.TxSelect())
+    story = holding(1, 1) >> FromBroker(again(1)) >> FromClient(select) << ToClient(again(2)) << ToBroker(select)
+    assert story.done().journal.channels[1].arrears is None
