@@ -84,14 +84,14 @@ class Requests:
         offset = channel.offset
         if ident != m.BASIC_REJECT and bits & 1:
             # A broker answers 406 to a number that was settled before, whatever is open below it.
-            upto = tag or window.last_open(window.top) or window.top
-            settled = window.settle_upto(upto)
+            upto = tag or window.last_open(window.top)
+            settled = window.settle_upto(upto or window.top)
             # A rollback makes acks undone that the window has settled, so in a transaction the broker has to judge.
-            judged = channel.mode == TX and upto > offset
-            if not settled and not judged and (tag == 0 or tag <= window.top):
+            judged = channel.mode == TX and (tag == 0 or tag > offset)
+            if not settled and not judged and tag <= window.top:
                 self.counters.stale_acks += 1
                 return
-            tag = upto
+            tag = tag if judged else upto
         elif tag <= offset and tag != 0:
             self.counters.stale_acks += 1
             return

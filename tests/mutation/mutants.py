@@ -32,7 +32,7 @@ MUTANTS = (
         "an ack reaches the next broker under the client's number",
     ),
     Mutant(
-        "if not settled and not judged and (tag == 0 or tag <= window.top):",
+        "if not settled and not judged and tag <= window.top:",
         "if not settled and not judged and tag == 0:",
         "a stale multiple ack is passed on",
     ),

@@ -140,6 +140,20 @@ def test_a_rollback_lets_acks_be_given_again_after_a_failover():
     (story >> FromClient(ack(1, 2, multiple=True)) << ToBroker(ack(1, 2, multiple=True))).done()
 
 
+def test_everything_can_be_acked_after_a_commit_and_a_failover():
+    # After the commit no delivery is open at the broker, which knows no number that was settled: 0 is always right.
+    commit = bare(1, m.TX_COMMIT)
+    story = ((consuming() >> FromClient(on(1, m.TxSelect()))).forget() >> FromBroker(on(1, m.TxSelectOk()))).forget()
+    story = (story >> FromBroker(deliver(1, 1))).forget() >> FromClient(ack(1, 1) + commit)
+    story = (story.forget() >> FromBroker(bare(1, m.ident(90, 21)))).forget()
+    story = (
+        (story >> FailOver()).forget() >> FromBroker(on(1, m.ChannelOpenOk(), m.TxSelectOk()), consume_ok(1))
+    ).forget()
+    story = (story >> FromBroker(deliver(1, 1))).forget() >> FromClient(ack(1, 2) + commit)
+    story = (story.forget() >> FromBroker(bare(1, m.ident(90, 21)))).forget()
+    (story >> FromClient(ack(1, 0, multiple=True)) << ToBroker(ack(1, 0, multiple=True))).done()
+
+
 def test_a_search_uses_the_newest_secret():
     update = on(0, m.ConnectionUpdateSecret(b"fresh", b""))
     story = ((running() >> BrokerLost()).forget() >> FromClient(update)).forget() >> BrokerUp("rabbit2:5672")

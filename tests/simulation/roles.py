@@ -208,8 +208,12 @@ class Transactor(ClientChannel):
         work.committed = commit
         self.ending.append(work)
 
+        # What is sent before the answer counts after it: a multiple ack would cover what the rollback brings back.
+        self.recovering = self.recovering or not commit
+
         def ended(_: bytes) -> None:
             self.ending.popleft()
+            self.recovering = not all(each.committed for each in self.ending)
             if commit:
                 self.account.wanted.update(work.bodies)
             else:
