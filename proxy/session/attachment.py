@@ -7,13 +7,12 @@ import math
 from proxy.amqp import methods as m
 from proxy.amqp.frames import PROTOCOL_HEADER
 from proxy.errors import BrokerError
+from proxy.session.clearance import Clearance
 from proxy.session.commands import Attached, Dial, Observation, Observe
-from proxy.session.journal import Journal, Phase
+from proxy.session.journal import OWN_CHANNELS, Journal, Phase
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink, least_limit
 
-# Above those of the client: one for topology, one for what no queue took.
-OWN_CHANNELS = 2
 # A user refused by this many different nodes, or this often, is refused.
 LOGIN_REFUSALS_MAX = 2
 # A broker lost sooner than this after it was attached has proven nothing: the search goes on where it was.
@@ -27,10 +26,11 @@ RELAPSES_MAX = 10
 class Attachment:
     """One search for a broker at a time, bounded by `failover_timeout_s`; attempts in it are not counted but paced."""
 
-    def __init__(self, journal: Journal, restoration: Restoration, place_by_vhost: bool) -> None:
+    def __init__(self, journal: Journal, restoration: Restoration, clearance: Clearance, place_by_vhost: bool) -> None:
         self._place_again = place_by_vhost
         self.journal = journal
         self.restoration = restoration
+        self.clearance = clearance
         self.generation = 0
         self.failovers = 0
         self.searching = False
@@ -140,14 +140,15 @@ class Attachment:
         self.journal.face.learn(m.decode(m.ConnectionStart, payload).server_properties)
 
     def tuned(self, payload: bytes) -> None:
-        """The credentials are good. The first broker's limits become the client's; later ones must allow them."""
+        """The credentials are good. The first broker's limits become the client's; later ones may have others."""
         journal = self.journal
         uplink = self._at(Stage.GREETED)
         uplink.stage = Stage.TUNED
         uplink.stage_deadline = None
         uplink.tune = tune = m.decode(m.ConnectionTune, payload)
-        if 0 < tune.channel_max <= OWN_CHANNELS:
-            self.failed(f"it allows {tune.channel_max} channels, and {OWN_CHANNELS} are needed beside the client's")
+        objection = self.clearance.objection(tune, last_resort=self.searching and uplink.endpoint in self._tried)
+        if objection:
+            self.failed(objection)
         elif journal.phase is Phase.AUTHENTICATING:
             policy = journal.policy
             journal.channel_max = least_limit(tune.channel_max, policy.channel_max) - OWN_CHANNELS
@@ -156,11 +157,6 @@ class Attachment:
             journal.lifecycle.client_asked()
             journal.tell_client(
                 0, m.ConnectionTune(journal.channel_max, journal.frame_max_bytes, policy.client_heartbeat_s)
-            )
-            return
-        if 0 < tune.frame_max < journal.frame_max_bytes or 0 < tune.channel_max < journal.courier:
-            self.failed(
-                f"its limits (frame_max {tune.frame_max}, channel_max {tune.channel_max}) are below the client's"
             )
         elif journal.phase is not Phase.TUNING:
             self.open()
@@ -179,8 +175,7 @@ class Attachment:
         uplink.stage = Stage.OPENING
         uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
         uplink.heartbeat_s = journal.policy.heartbeat_s
-        heartbeat = math.ceil(uplink.heartbeat_s)
-        uplink.tell(0, m.ConnectionTuneOk(journal.courier, journal.frame_max_bytes, heartbeat))
+        uplink.tell(0, self.clearance.settle(uplink)._replace(heartbeat=math.ceil(uplink.heartbeat_s)))
         uplink.tell(0, m.ConnectionOpen(journal.vhost))
 
     def opened(self, payload: bytes) -> None:

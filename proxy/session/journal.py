@@ -12,7 +12,8 @@ from itertools import takewhile
 from typing import Protocol
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import METHOD, Buffer, method_frame
+from proxy.amqp.fragments import cut
+from proxy.amqp.frames import METHOD, OVERHEAD_BYTES, Buffer, method_frame
 from proxy.errors import ClientError
 from proxy.reports import Report
 from proxy.session.channel import CONFIRM, Channel
@@ -26,6 +27,8 @@ from proxy.session.uplink import Stage, Uplink
 
 # Compacting costs a look at everything that is kept, so it is not done at each confirm.
 COMPACT_INTERVAL_S = 1.0
+# Above those of the client: one for topology, one for what no queue took.
+OWN_CHANNELS = 2
 
 
 class Phase(Enum):
@@ -85,6 +88,10 @@ class Lifecycle(Protocol):
         """All channels must be on one broker now."""
         ...
 
+    def too_narrow(self, uplink: Uplink) -> None:
+        """A broker cannot take what the client says."""
+        ...
+
     def leaving_hangs(self, uplink: Uplink) -> None:
         """A broker that is to be left does not let a channel go."""
         ...
@@ -141,6 +148,9 @@ class Journal:
         self.channel_max = policy.channel_max
         self.frame_max_bytes = policy.frame_max_bytes
         self.client_heartbeat_s = 0
+        # Where a broker takes less than what was agreed with the client; 0 where all take as much.
+        self.body_room_bytes = 0
+        self.channels_max = 0
         # Where channels attach. `candidate` is not that far yet, `leaving` keeps those that have not moved yet.
         self.uplink: Uplink | None = None
         self.candidate: Uplink | None = None
@@ -158,7 +168,7 @@ class Journal:
     @property
     def courier(self) -> int:
         """The channel on which is published again what no queue took: the topmost."""
-        return self.channel_max + 2
+        return self.channel_max + OWN_CHANNELS
 
     @property
     def attached(self) -> bool:
@@ -184,8 +194,33 @@ class Journal:
             self.candidate = None
         elif uplink is self.leaving:
             self.leaving = None
+        self.review_limits()
         if uplink.blocked and self.phase in (Phase.RUNNING, Phase.FLUSHING):
             self.review_blocked(m.ConnectionUnblocked())
+
+    def review_limits(self) -> None:
+        """The strictest of the present brokers counts: a session on the move has two."""
+        frame_max = min((each.frame_max_bytes for each in self.uplinks if each.frame_max_bytes), default=2**32)
+        self.body_room_bytes = frame_max - OVERHEAD_BYTES if frame_max < self.frame_max_bytes else 0
+        channel_max = min((each.channel_max for each in self.uplinks if each.channel_max), default=self.courier)
+        self.channels_max = channel_max - OWN_CHANNELS if channel_max < self.courier else 0
+
+    @property
+    def crowded(self) -> list[Channel]:
+        """Channels beyond the number that the present broker takes. RabbitMQ counts them, whatever their numbers."""
+        return self.live_channels()[self.channels_max :] if self.channels_max else []
+
+    def refuse_channel(self, channel: Channel) -> None:
+        """Close a channel that the present broker has no room for."""
+        text = f"RESOURCE_ERROR - the present broker takes {self.channels_max} channels of a connection"
+        self.report("channel_given_up", channel=channel.number, reply_code=506, reason=text)
+        self.close_channel(channel, m.ChannelClose(506, text.encode()))
+
+    def fitted(self, frames: Buffer) -> Buffer:
+        """Whole frames of the client's as every present broker takes them."""
+        if not self.body_room_bytes:
+            return frames
+        return cut(bytes(frames), 0, self.body_room_bytes, len(frames))[0]
 
     def review_blocked(self, word: tuple[object, ...]) -> None:
         """Tell a client that understands it when the first of its brokers blocks it, and when the last one does not."""

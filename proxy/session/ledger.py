@@ -185,6 +185,11 @@ class Ledger:
                 if own >= number and not half and self.window.is_open(own):
                     yield own, frames
 
+    def kept(self) -> Iterator[Buffer]:
+        """Everything that is kept, in pieces of whole frames."""
+        for run in self._runs:
+            yield from run.pieces
+
     def replay(self) -> list[Buffer]:
         """All unsettled publishes in order, to be sent first on a fresh channel; renumbers what a confirm means."""
         assert not self.unfinished

@@ -124,6 +124,8 @@ class Loss:
     def attach_orphans(self) -> None:
         """Every channel without a broker connection goes to the present one."""
         journal = self._journal
+        for channel in journal.crowded:
+            journal.refuse_channel(channel)
         for channel in journal.live_channels():
             # What one of them had sent meanwhile may have ended them all.
             if channel.uplink is None and not channel.awaits_close_ok:

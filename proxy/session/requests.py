@@ -10,6 +10,7 @@ from proxy.amqp.frames import BODY, HEADER, METHOD, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
 from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending, Setup
+from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
@@ -25,6 +26,7 @@ class Requests:
         self.covers_publishes = journal.policy.publish_guarantee == "at_least_once"
         self.forces_mandatory = journal.policy.forces_mandatory
         self._greeting = Greeting(journal)
+        self._declarations = Declarations(journal, self._ask)
 
     # The owner that the scanner talks to.
 
@@ -103,7 +105,7 @@ class Requests:
     def drain(self, channel: Channel) -> None:
         """Let what the client sent meanwhile take the way it would have taken."""
         while channel.flowing and channel.parked:
-            frames = channel.unpark()
+            frames = bytes(self.journal.fitted(channel.unpark()))
             try:
                 scan_client(self, frames, 0, len(frames))
             except ClientError as error:
@@ -126,6 +128,9 @@ class Requests:
         self.channels.extend([None] * (number + 1 - len(self.channels)))
         channel = Channel(number, journal.load)
         self.channels[number] = channel
+        if journal.crowded and journal.attached:
+            journal.refuse_channel(channel)
+            return channel
         channel.attach(journal.uplink)
         channel.flowing = journal.attached
         return channel
@@ -205,86 +210,6 @@ class Requests:
         channel.flowing = False
         channel.park(frame)
         return True
-
-    def _exchange_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.ExchangeDeclare, payload)
-        wanted = q._replace(nowait=False)
-        topology = self.journal.topology
-        self._ask(channel, wanted, lambda _: topology.declare_exchange(wanted, channel), silent=q.nowait)
-
-    def _exchange_delete(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.ExchangeDelete, payload)
-        topology = self.journal.topology
-        self._ask(channel, q._replace(nowait=False), lambda _: topology.delete_exchange(q.exchange), silent=q.nowait)
-
-    def _exchange_bind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.ExchangeBind, payload)
-        wanted = q._replace(nowait=False)
-        topology = self.journal.topology
-        self._ask(channel, wanted, lambda _: topology.bind_exchange(wanted, channel), silent=q.nowait)
-
-    def _exchange_unbind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.ExchangeUnbind, payload)
-        topology = self.journal.topology
-        self._ask(channel, q._replace(nowait=False), lambda _: topology.unbind_exchange(q), silent=q.nowait)
-
-    def _queue_declare(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        """A queue without a name gets one from us: a broker's own `amq.gen-` names cannot be declared again."""
-        q = m.decode(m.QueueDeclare, payload)
-        if q.exclusive and not q.passive:
-            self.journal.lifecycle.unite()
-        unnamed = not q.queue and not q.passive
-        wanted = q._replace(queue=b"gen." + self.journal.token() if unnamed else q.queue, nowait=False)
-
-        def declared(reply: bytes) -> None:
-            name = m.decode(m.QueueDeclareOk, reply).queue
-            channel.last_queue = name
-            self.journal.topology.declare_queue(wanted._replace(queue=name), channel)
-
-        # From here on, not from the answer on: requests that name no queue may follow without waiting for it.
-        channel.last_queue = wanted.queue
-        pending = self._ask(channel, wanted, declared, silent=q.nowait)
-        if unnamed:
-            pending.unnamed = method_frame(channel.number, q._replace(nowait=False))
-
-    def _queue_bind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.QueueBind, payload)
-        queue, key = self._last_queue(channel, q.queue, q.routing_key)
-        wanted = q._replace(queue=queue, routing_key=key, nowait=False)
-        topology = self.journal.topology
-        self._ask(channel, wanted, lambda _: topology.bind_queue(wanted, channel), silent=q.nowait)
-
-    def _queue_unbind(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.QueueUnbind, payload)
-        queue, key = self._last_queue(channel, q.queue, q.routing_key)
-        wanted = q._replace(queue=queue, routing_key=key)
-        self._ask(channel, wanted, lambda _: self.journal.topology.unbind_queue(wanted))
-
-    def _last_queue(self, channel: Channel, queue: bytes, key: bytes) -> tuple[bytes, bytes]:
-        """The shortcut of the specification: no queue means the last one declared, and no key then its name.
-
-        Resolved here, since the next broker's channel has declared nothing.
-        """
-        if queue or not channel.last_queue:
-            return queue, key
-        return channel.last_queue, key or channel.last_queue
-
-    def _queue_purge(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.QueuePurge, payload)
-        self._ask(channel, q._replace(queue=q.queue or channel.last_queue, nowait=False), silent=q.nowait)
-
-    def _queue_delete(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        q = m.decode(m.QueueDelete, payload)
-        wanted = q._replace(queue=q.queue or channel.last_queue, nowait=False)
-
-        def deleted(_: bytes) -> None:
-            self.journal.topology.delete_queue(wanted.queue)
-            for each in self.journal.live_channels():
-                for tag in [e.tag for e in each.setup if e.tag and e.queue == wanted.queue]:
-                    each.forget_consumer(tag)
-                each.relieve(self.journal.client_out)
-
-        self._ask(channel, wanted, deleted, silent=q.nowait)
 
     def _qos(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicQos, payload)
@@ -378,15 +303,25 @@ class Requests:
         m.CHANNEL_CLOSE: _channel_close,
         m.CHANNEL_CLOSE_OK: _ignore,
         m.method_id(m.ChannelFlowOk): _ignore,
-        m.method_id(m.ExchangeDeclare): _exchange_declare,
-        m.method_id(m.ExchangeDelete): _exchange_delete,
-        m.method_id(m.ExchangeBind): _exchange_bind,
-        m.method_id(m.ExchangeUnbind): _exchange_unbind,
-        m.method_id(m.QueueDeclare): _queue_declare,
-        m.method_id(m.QueueBind): _queue_bind,
-        m.method_id(m.QueueUnbind): _queue_unbind,
-        m.method_id(m.QueuePurge): _queue_purge,
-        m.method_id(m.QueueDelete): _queue_delete,
+        m.method_id(m.ExchangeDeclare): lambda self, channel, _, payload: self._declarations.exchange_declare(
+            channel, payload
+        ),
+        m.method_id(m.ExchangeDelete): lambda self, channel, _, payload: self._declarations.exchange_delete(
+            channel, payload
+        ),
+        m.method_id(m.ExchangeBind): lambda self, channel, _, payload: self._declarations.exchange_bind(
+            channel, payload
+        ),
+        m.method_id(m.ExchangeUnbind): lambda self, channel, _, payload: self._declarations.exchange_unbind(
+            channel, payload
+        ),
+        m.method_id(m.QueueDeclare): lambda self, channel, _, payload: self._declarations.queue_declare(
+            channel, payload
+        ),
+        m.method_id(m.QueueBind): lambda self, channel, _, payload: self._declarations.queue_bind(channel, payload),
+        m.method_id(m.QueueUnbind): lambda self, channel, _, payload: self._declarations.queue_unbind(channel, payload),
+        m.method_id(m.QueuePurge): lambda self, channel, _, payload: self._declarations.queue_purge(channel, payload),
+        m.method_id(m.QueueDelete): lambda self, channel, _, payload: self._declarations.queue_delete(channel, payload),
         m.method_id(m.BasicQos): _qos,
         m.method_id(m.BasicConsume): _consume,
         m.method_id(m.BasicCancel): _cancel,

@@ -10,12 +10,14 @@ import random
 from collections.abc import Callable
 
 from proxy.amqp import methods as m
+from proxy.amqp.fragments import cut
 from proxy.amqp.frames import PROTOCOL_HEADER, Inlet
 from proxy.errors import BrokerError, ClientError
 from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
 from proxy.session.cancellations import Cancellations
 from proxy.session.channel import Channel
+from proxy.session.clearance import Clearance
 from proxy.session.commands import Observation, ReadClient
 from proxy.session.confirms import Confirms
 from proxy.session.credentials import Face
@@ -27,7 +29,7 @@ from proxy.session.loss import Loss
 from proxy.session.move import Move
 from proxy.session.policy import SessionPolicy
 from proxy.session.pulse import Pulse
-from proxy.session.relay import scan_broker
+from proxy.session.relay import BROKER_FRAME_MAX_BYTES, scan_broker
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration
@@ -57,10 +59,11 @@ class Session:
         self.journal = Journal(policy, rng, face, troubled, via, now)
         self.journal.lifecycle = self
         self.restoration = Restoration(self.journal)
-        self.attachment = Attachment(self.journal, self.restoration, place_by_vhost)
+        self.unrouted = Unrouted(self.journal)
+        self.clearance = Clearance(self.journal, self.unrouted)
+        self.attachment = Attachment(self.journal, self.restoration, self.clearance, place_by_vhost)
         self.requests = Requests(self.journal)
         self.confirms = Confirms(self.journal)
-        self.unrouted = Unrouted(self.journal)
         self.cancellations = Cancellations(self.journal, self.restoration)
         self.answers = Answers(
             self.journal, self.attachment, self.restoration, self.confirms, self.unrouted, self.cancellations
@@ -85,6 +88,8 @@ class Session:
             for buf, pos in self._inlet.regions(chunk):
                 if journal.phase is Phase.GREETING:
                     pos = self._protocol_header(buf, pos)
+                if journal.body_room_bytes:
+                    buf, pos = self.clearance.fit(buf, pos)
                 if journal.phase is not Phase.GREETING:
                     # Old clients count frame_max without the frame's own 8 octets; RabbitMQ forgives that.
                     pos = scan_client(self.requests, buf, pos, journal.frame_max_bytes)
@@ -108,6 +113,8 @@ class Session:
         try:
             buf, pos = b"", 0
             for buf, pos in uplink.inlet.regions(chunk):
+                if uplink.delivery_room_bytes:
+                    buf, pos = cut(buf, pos, uplink.delivery_room_bytes, BROKER_FRAME_MAX_BYTES)
                 pos = scan_broker(self.answers, buf, pos)
                 if uplink.stage is Stage.OVER:
                     break  # what a broker says after its close is nobody's business
@@ -275,6 +282,11 @@ class Session:
             streaming = any(each.streaming and each.uplink is leaving for each in self.journal.live_channels())
             given_up = home if streaming else leaving
             self.loss.lost(given_up, "an exclusive queue needs all channels at one broker", None, "move_ended")
+
+    def too_narrow(self, uplink: Uplink) -> None:
+        """A broker cannot take what the client says: one that can is looked for, as if it were lost."""
+        reason = f"its frame_max {uplink.frame_max_bytes} is too small for a frame that cannot be cut"
+        self.loss.lost(uplink, reason, None, "frame_too_large")
 
     def leaving_hangs(self, uplink: Uplink) -> None:
         """A broker that is to be left does not let a channel go: it is left all the same."""

@@ -73,6 +73,10 @@ class Unrouted:
         """How many publishes are withheld."""
         return len(self._waiting) + len(self._flight)
 
+    def kept(self) -> list[bytes]:
+        """The frames of each that is withheld."""
+        return [stray.frames for stray in (*self._flight.values(), *self._waiting)]
+
     def due(self) -> list[float]:
         """When some are to be tried again."""
         if self._retry_at is None or self._flight or self._closing or not self._journal.attached:
@@ -238,7 +242,7 @@ class Unrouted:
         size = 0
         while self._waiting and len(self._flight) < self._batch and size < BATCH_BYTES_MAX:
             stray = self._waiting.popleft()
-            frames = addressed(stray.frames, courier)
+            frames = addressed(bytes(self._journal.fitted(stray.frames)), courier)
             force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
             uplink.courier_tag += 1
             self._flight[uplink.courier_tag] = stray

@@ -26,13 +26,17 @@ class Uplink:
 
     `blocked`: the broker has an alarm and does not read what is published on it. `secrets_asked`: so many
     `connection.update-secret` are not answered. `courier_tag`: the last confirm number of the channel that publishes
-    what no queue took; None while it is not open there.
+    what no queue took; None while it is not open there. `frame_max_bytes` and `channel_max` are agreed with the
+    broker, 0 until then; `delivery_room_bytes`: bodies from it are cut to this size for the client, 0 if they fit.
     """
 
     __slots__ = (
         "blocked",
+        "channel_max",
         "courier_tag",
+        "delivery_room_bytes",
         "endpoint",
+        "frame_max_bytes",
         "generation",
         "heard_at",
         "heartbeat_s",
@@ -56,6 +60,9 @@ class Uplink:
         self.secrets_asked = 0
         self.courier_tag: int | None = None
         self.tune = m.ConnectionTune(0, 0, 0)
+        self.frame_max_bytes = 0
+        self.channel_max = 0
+        self.delivery_room_bytes = 0
         self.heartbeat_s = 0.0
         self.heard_at = 0.0
         self.said_at = 0.0

@@ -51,6 +51,22 @@ MUTANTS = (
         "",
         "a get whose answer was cut is never answered",
     ),
+    # Brokers with other limits.
+    Mutant(
+        "        again = [journal.fitted(piece) for piece in ledger.replay()]\n",
+        "        again = ledger.replay()\n",
+        "what is published again is not cut for a broker with smaller frames",
+    ),
+    Mutant(
+        "if whole > journal.body_room_bytes and",
+        "if whole > size_max and",
+        "a broker gets a header frame that it does not take",
+    ),
+    Mutant(
+        "uplink.delivery_room_bytes = room if",
+        "uplink.delivery_room_bytes = 0 if",
+        "a client gets larger frames than it has agreed to",
+    ),
     # What no queue takes.
     Mutant(
         "        if multiple and channel.withheld:\n",

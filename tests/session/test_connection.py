@@ -176,12 +176,6 @@ def test_a_client_that_closes_while_it_is_told_is_answered():
     (((with_channel() >> ShutDown()).forget()) >> FromClient(CLOSE) << ToClient(CLOSE_OK) << CloseClient()).done()
 
 
-def test_a_broker_with_smaller_limits_is_not_used():
-    story = (with_channel() >> BrokerLost()).forget() >> BrokerUp("small:5672")
-    story = story.forget() >> FromBroker(BROKER_START, on(0, m.ConnectionTune(2047, 8192, 60)))
-    story << Reported("failover_attempt_failed", {"endpoint": "small:5672"})
-
-
 def test_refused_credentials_are_believed_when_a_second_broker_says_so():
     refused = on(0, m.ConnectionClose(403, b"ACCESS_REFUSED - Login was refused"))
     story = (with_channel() >> BrokerLost()).forget() >> BrokerUp("rabbit2:5672")

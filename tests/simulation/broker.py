@@ -28,6 +28,7 @@ class Connection:
         self.closed = False
         self.blocked = False
         self.publishes = False
+        self.frame_max = node.frame_max
         self.channels: dict[int, Channel] = {}
         self.exclusive: set[bytes] = set()
         self._buffer = b""
@@ -123,12 +124,13 @@ class Connection:
             self.state = "start"
             self.out.send(BROKER_START)
             return
+        self.need(len(data) <= self.frame_max, f"501 frame_too_large, {len(data)} of {self.frame_max} bytes")
         kind, number = data[0], int.from_bytes(data[1:3], "big")
         if kind == HEARTBEAT:
             return
         ident = ident_of(data)
         if number == 0:
-            self._connection(ident)
+            self._connection(ident, data[7:-1])
             return
         self.need(self.state == "running", f"method {ident:#x} while {self.state}")
         channel = self.channels.get(number)
@@ -141,15 +143,17 @@ class Connection:
         assert channel is not None
         channel.received(kind, ident, data)
 
-    def _connection(self, ident: int) -> None:
+    def _connection(self, ident: int, payload: bytes) -> None:
         expected = {"start": m.ConnectionStartOk, "tune": m.ConnectionTuneOk, "open": m.ConnectionOpen}
         if self.state in expected:
             self.need(ident == m.method_id(expected[self.state]), f"503 {ident:#x} while {self.state}")
         match self.state:
             case "start":
                 self.state = "tune"
-                self.out.send(on(0, m.ConnectionTune(2047, 131072, 60)))
+                self.out.send(on(0, m.ConnectionTune(2047, self.node.frame_max, 60)))
             case "tune":
+                self.frame_max = m.decode(m.ConnectionTuneOk, payload).frame_max
+                self.need(4096 <= self.frame_max <= self.node.frame_max, f"530 frame_max {self.frame_max}")
                 self.state = "open"
             case "open":
                 self.state = "running"

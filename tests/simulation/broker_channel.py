@@ -259,7 +259,9 @@ class Channel:
 
     def _shown(self, message: Message) -> bytes:
         pieces = (300, 1000) if len(message.body) < 2000 else (1000, 4000)
-        return content(self.number, message.body, self.rng.choice(pieces))
+        piece = self.rng.choice(pieces)
+        agreed = self.connection.frame_max - 8
+        return content(self.number, message.body, agreed if piece == 4000 else min(piece, agreed))
 
     def _cancel(self, payload: bytes) -> None:
         tag = m.decode(m.BasicCancel, payload).consumer_tag

@@ -33,6 +33,7 @@ class Client:
         self.send = send
         self.roles = roles
         self.large_bytes = large_bytes
+        self.frame_max = 131072
         self.covered = True  # what it publishes without confirms is promised to arrive
         self.state = "start"
         self.channels: dict[int, ClientChannel] = {}
@@ -66,6 +67,7 @@ class Client:
     def _frame(self, data: bytes) -> None:
         kind, number, ident = data[0], channel_of(data), ident_of(data)
         need(data[-1] == 206, "a frame without an end")
+        need(len(data) <= self.frame_max, f"a frame of {len(data)} bytes, {self.frame_max} were agreed")
         if kind == HEARTBEAT:
             return
         need(self.state not in ("told", "closed"), f"{ident >> 16}.{ident & 65535} on a closed connection")
@@ -86,7 +88,8 @@ class Client:
             need(self.state == "tune", "a second tune")
             self.state = "open"
             tune = m.decode(m.ConnectionTune, payload)
-            self.send(on(0, m.ConnectionTuneOk(tune.channel_max, tune.frame_max, 10), m.ConnectionOpen(b"/")))
+            self.frame_max = min(self.frame_max, tune.frame_max)
+            self.send(on(0, m.ConnectionTuneOk(tune.channel_max, self.frame_max, 10), m.ConnectionOpen(b"/")))
         elif ident == m.method_id(m.ConnectionOpenOk):
             need(self.state == "open", "a second open-ok")
             self.state = "running"

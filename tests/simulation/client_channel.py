@@ -209,7 +209,7 @@ class ClientChannel:
                 body += b"x" * self.rng.randint(large // 4, large)
             else:
                 body += b"x" * self.rng.choice((0, 0, 40, 900))
-            piece = self.rng.choice((300, 4000)) if len(body) < 2000 else 8000
+            piece = self.rng.choice((300, 4000)) if len(body) < 2000 else min(8000, self.client.frame_max - 8)
             frames = frames_of(publish(self.number, body, key=key, exchange=exchange, piece_bytes=piece))
             self.published += 1
             if self.confirms:

@@ -110,6 +110,7 @@ class Node:
         self.frozen = False
         self.slow = False
         self.alarmed = False
+        self.frame_max = 131072
         self.connections: list = []
 
     def slowness(self) -> float:

@@ -12,7 +12,7 @@ from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, MODEST,
 SHARES = {
     # What the client does, and what it is promised.
     "as_sent": 10,
-    "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "large": 30,
+    "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "large": 30, "narrow": 40,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
     "delete": 50, "drain": 90, "tear": 40, "homeless": 60,
@@ -68,6 +68,13 @@ class Recipe:
 
     def large_bytes(self) -> int:
         return self.rng("large").choice((6000, 20000, 90000)) if self.has("large") else 0
+
+    def frame_maxima(self) -> list[int]:
+        """Of three nodes and of the client: what each takes."""
+        if not self.has("narrow"):
+            return [131072] * 4
+        rng = self.rng("narrow")
+        return [rng.choice((131072, 8192, 4096)) for _ in range(3)] + [rng.choice((131072, 4096))]
 
     def command(self) -> str:
         """What repeats it."""

@@ -34,7 +34,11 @@ class World:
         for name in (*SHARED, CASUAL):
             self.cluster.queues[name] = Queue(name)
         self.shell = Shell(recipe, self.clock, self.cluster, lambda data: self.client.received(data))
+        *frame_maxima, of_client = recipe.frame_maxima()
+        for node, frame_max in zip(self.cluster.nodes, frame_maxima, strict=True):
+            node.frame_max = frame_max
         self.client = Client(recipe.rng("client"), "m", self.shell.to_engine.send, recipe.roles(), recipe.large_bytes())
+        self.client.frame_max = of_client
         self.client.covered = not recipe.has("as_sent")
         self.client.may_be_told = self._may_be_told
         self.faults = Faults(self)

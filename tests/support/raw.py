@@ -28,12 +28,13 @@ class RawClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.socket.close()
 
-    def greet(self, *, heartbeat_s: int = 0) -> RawClient:
+    def greet(self, *, heartbeat_s: int = 0, frame_max: int = 0) -> RawClient:
+        """`frame_max`: less than what is offered."""
         self.socket.sendall(header.ProtocolHeader().marshal())
         self.expect(commands.Connection.Start)
         self.send(0, START_OK)
         tune = self.expect(commands.Connection.Tune)
-        self.send(0, commands.Connection.TuneOk(tune.channel_max, tune.frame_max, heartbeat_s))
+        self.send(0, commands.Connection.TuneOk(tune.channel_max, frame_max or tune.frame_max, heartbeat_s))
         self.send(0, commands.Connection.Open("/"))
         self.expect(commands.Connection.OpenOk)
         self.send(1, commands.Channel.Open())
