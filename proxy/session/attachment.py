@@ -136,8 +136,10 @@ class Attachment:
 
     def started(self, payload: bytes) -> None:
         """The broker introduced itself."""
-        self._at(Stage.GREETED)
-        self.journal.face.learn(m.decode(m.ConnectionStart, payload).server_properties)
+        uplink = self._at(Stage.GREETED)
+        properties = m.decode(m.ConnectionStart, payload).server_properties
+        able = self.journal.face.learn(uplink.endpoint, properties, self.journal.now)
+        uplink.lacks = self.journal.offered - able
 
     def tuned(self, payload: bytes) -> None:
         """The credentials are good. The first broker's limits become the client's; later ones may have others."""
@@ -146,7 +148,7 @@ class Attachment:
         uplink.stage = Stage.TUNED
         uplink.stage_deadline = None
         uplink.tune = tune = m.decode(m.ConnectionTune, payload)
-        objection = self.clearance.objection(tune, last_resort=self.searching and uplink.endpoint in self._tried)
+        objection = self.clearance.objection(uplink, last_resort=self.searching and uplink.endpoint in self._tried)
         if objection:
             self.failed(objection)
         elif journal.phase is Phase.AUTHENTICATING:

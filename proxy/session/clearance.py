@@ -23,12 +23,13 @@ class Clearance:
         self._journal = journal
         self._unrouted = unrouted
 
-    def objection(self, tune: m.ConnectionTune, *, last_resort: bool) -> str:
+    def objection(self, uplink: Uplink, *, last_resort: bool) -> str:
         """Why a broker cannot be used for what the session has to say again; empty if it can.
 
-        `last_resort`: there seems to be no other one, so that channels beyond its number are given up.
+        `last_resort`: there seems to be no other one, so that channels beyond its number are given up, and what it
+        cannot do is missed only if the client needs it.
         """
-        journal = self._journal
+        journal, tune = self._journal, uplink.tune
         channels = len(journal.live_channels())
         if 0 < tune.frame_max < FRAME_MIN_BYTES:
             return f"its frame_max {tune.frame_max} is below what every broker has to take"
@@ -38,6 +39,8 @@ class Clearance:
             return f"it allows {tune.channel_max} channels, and {OWN_CHANNELS} are needed beside the client's"
         if 0 < tune.channel_max < channels + OWN_CHANNELS and not last_resort:
             return f"its channel_max {tune.channel_max} is too small for {channels} channels"
+        if uplink.lacks and not last_resort:
+            return f"it lacks what the client was offered: {b', '.join(sorted(uplink.lacks)).decode()}"
         return ""
 
     def settle(self, uplink: Uplink) -> m.ConnectionTuneOk:

@@ -28,6 +28,14 @@ _UPSTREAM_CAPABILITIES = (
     b"connection.blocked",
     b"authentication_failure_close",
 )
+# What works through Sidehop if the broker can do it.
+_UNDERSTOOD = frozenset((*_UPSTREAM_CAPABILITIES, b"consumer_priorities", b"per_consumer_qos", b"direct_reply_to"))
+
+_TRUE = bool_value(True)
+
+# A broker that nobody has met for so long says nothing about those of today.
+FACE_AGE_MAX_S = 3600.0
+FACES_MAX = 256
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -78,7 +86,7 @@ class Credentials:
 
     def can(self, capability: bytes) -> bool:
         """Whether the client said that it understands an extension."""
-        return table_of(self.properties, b"capabilities").get(capability) == b"t\x01"
+        return table_of(self.properties, b"capabilities").get(capability) == _TRUE
 
 
 def _user(mechanism: bytes, response: bytes) -> str:
@@ -89,21 +97,33 @@ def _user(mechanism: bytes, response: bytes) -> str:
 
 
 class Face:
-    """What clients are shown in `connection.start` before their broker is known: what the brokers said last."""
+    """What clients are shown in `connection.start` before their broker is known, shared by all sessions.
 
-    __slots__ = ("properties",)
+    The properties are what a broker said last; the capabilities are those that every broker has, since a client may
+    end up on any of them.
+    """
+
+    __slots__ = ("_seen", "capabilities", "properties")
 
     def __init__(self) -> None:
-        capabilities: Table = {name: bool_value(True) for name in _UPSTREAM_CAPABILITIES}
-        capabilities |= {b"per_consumer_qos": bool_value(True), b"direct_reply_to": bool_value(True)}
-        self.properties = pack_table(
-            {
-                b"capabilities": table_value(capabilities),
-                b"product": text_value("RabbitMQ"),
-                b"platform": text_value("Sidehop"),
-            }
-        )
+        # By endpoint: when it was met, what it can do.
+        self._seen: dict[str, tuple[float, frozenset[bytes]]] = {}
+        self.capabilities = _UNDERSTOOD
+        self.properties = b""
+        self._show({b"product": text_value("RabbitMQ"), b"platform": text_value("Sidehop")})
 
-    def learn(self, server_properties: bytes) -> None:
-        """A broker introduced itself."""
-        self.properties = server_properties
+    def learn(self, endpoint: str, server_properties: bytes, now: float) -> frozenset[bytes]:
+        """A broker introduced itself; returns what it can do. Raises `ClientError` for a broken table."""
+        properties = parse_table(server_properties)
+        able = _UNDERSTOOD & {name for name, value in table_of(properties, b"capabilities").items() if value == _TRUE}
+        self._seen.pop(endpoint, None)
+        self._seen[endpoint] = (now, able)
+        met = list(self._seen.items())[-FACES_MAX:]
+        self._seen = {name: entry for name, entry in met if now < entry[0] + FACE_AGE_MAX_S}
+        self.capabilities = frozenset.intersection(*(each for _, each in self._seen.values()))
+        self._show(properties)
+        return able
+
+    def _show(self, properties: Table) -> None:
+        capabilities = dict.fromkeys(sorted(self.capabilities), _TRUE)
+        self.properties = pack_table(properties | {b"capabilities": table_value(capabilities)})

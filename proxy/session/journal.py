@@ -145,6 +145,7 @@ class Journal:
         self.topology = Topology()
         self.credentials: Credentials | None = None
         self.vhost = b""
+        self.offered: frozenset[bytes] = frozenset()
         self.channel_max = policy.channel_max
         self.frame_max_bytes = policy.frame_max_bytes
         self.client_heartbeat_s = 0

@@ -326,6 +326,7 @@ class Session:
         given = buf[pos : pos + len(PROTOCOL_HEADER)]
         if given == PROTOCOL_HEADER:
             journal.phase = Phase.STARTING
+            journal.offered = journal.face.capabilities
             journal.tell_client(0, m.ConnectionStart(0, 9, journal.face.properties, b"PLAIN AMQPLAIN", b"en_US"))
             return pos + len(given)
         if PROTOCOL_HEADER.startswith(given):

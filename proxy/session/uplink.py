@@ -28,6 +28,7 @@ class Uplink:
     `connection.update-secret` are not answered. `courier_tag`: the last confirm number of the channel that publishes
     what no queue took; None while it is not open there. `frame_max_bytes` and `channel_max` are agreed with the
     broker, 0 until then; `delivery_room_bytes`: bodies from it are cut to this size for the client, 0 if they fit.
+    `lacks` is what the client was offered and this broker cannot do.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Uplink:
         "heard_at",
         "heartbeat_s",
         "inlet",
+        "lacks",
         "out",
         "said_at",
         "secrets_asked",
@@ -60,6 +62,7 @@ class Uplink:
         self.secrets_asked = 0
         self.courier_tag: int | None = None
         self.tune = m.ConnectionTune(0, 0, 0)
+        self.lacks: frozenset[bytes] = frozenset()
         self.frame_max_bytes = 0
         self.channel_max = 0
         self.delivery_room_bytes = 0

@@ -107,6 +107,18 @@ def test_a_client_with_small_frames_gets_no_larger_ones(proxy: Sidehop, queue_na
     assert came == pieces
 
 
+def capabilities(port: int) -> dict[str, bool]:
+    with RawClient(port) as client:
+        client.socket.sendall(header.ProtocolHeader().marshal())
+        return client.expect(commands.Connection.Start).server_properties["capabilities"]
+
+
+def test_clients_are_offered_what_every_node_can_do(proxy: Sidehop, cluster: Cluster) -> None:
+    before = capabilities(proxy.port)
+    PikaClient(proxy.port).close()
+    assert before == capabilities(proxy.port) == capabilities(cluster.amqp_port(FIRST))
+
+
 def test_channels_beyond_what_the_next_node_takes_are_refused_alone(
     proxy: Sidehop, cluster: Cluster, queue_name: str
 ) -> None:

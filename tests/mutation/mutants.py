@@ -67,6 +67,11 @@ MUTANTS = (
         "uplink.delivery_room_bytes = 0 if",
         "a client gets larger frames than it has agreed to",
     ),
+    Mutant(
+        "        uplink.lacks = self.journal.offered - able\n",
+        "        uplink.lacks = able - self.journal.offered\n",
+        "a broker that cannot do what the client was offered is as good as any",
+    ),
     # What no queue takes.
     Mutant(
         "        if multiple and channel.withheld:\n",

@@ -8,6 +8,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import PROTOCOL_HEADER
 from proxy.amqp.wire import parse_table, table_of, text_of
 from proxy.session.commands import CloseClient, Dial
+from proxy.session.credentials import Face
 from proxy.session.journal import Phase
 from tests.support.engine import (
     After,
@@ -25,7 +26,17 @@ from tests.support.engine import (
     greeted,
     running,
 )
-from tests.support.engine_frames import BROKER_OPEN_OK, BROKER_START, BROKER_TUNE, frames_of, on, properties, start_ok
+from tests.support.engine_frames import (
+    BROKER_OPEN_OK,
+    BROKER_START,
+    BROKER_TUNE,
+    SERVER_CAPABILITIES,
+    frames_of,
+    on,
+    properties,
+    start,
+    start_ok,
+)
 
 TUNE_AND_OPEN = on(0, m.ConnectionTuneOk(2045, 131072, 0), m.ConnectionOpen(b"/"))
 REFUSED = m.ConnectionClose(403, b"ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.")
@@ -45,9 +56,9 @@ def opening(**given):
 
 def test_a_client_is_greeted_before_any_broker_is_known():
     story = Story() >> FromClient(PROTOCOL_HEADER)
-    start = m.decode(m.ConnectionStart, story.to_client.pop()[7:-1])
-    assert start.mechanisms == b"PLAIN AMQPLAIN"
-    assert table_of(parse_table(start.server_properties), b"capabilities")[b"publisher_confirms"] == b"t\x01"
+    introduced = m.decode(m.ConnectionStart, story.to_client.pop()[7:-1])
+    assert introduced.mechanisms == b"PLAIN AMQPLAIN"
+    assert table_of(parse_table(introduced.server_properties), b"capabilities")[b"publisher_confirms"] == b"t\x01"
     story.done()
 
 
@@ -238,6 +249,34 @@ def test_a_broker_that_talks_out_of_turn_is_left():
 
 def test_the_next_client_is_shown_what_the_broker_says_of_itself():
     assert text_of(parse_table(running().done().journal.face.properties), b"product") == "RabbitMQ"
+
+
+def test_a_capability_is_offered_if_every_broker_has_it():
+    face, others = Face(), [each for each in SERVER_CAPABILITIES if each != b"direct_reply_to"]
+    for endpoint, capabilities in (("old", others), ("new", [*SERVER_CAPABILITIES, b"of_tomorrow"])):
+        introduced = m.decode(m.ConnectionStart, start(*capabilities)[7:-1])
+        face.learn(endpoint, introduced.server_properties, 1000.0)
+        assert sorted(table_of(parse_table(face.properties), b"capabilities")) == sorted(others)
+    face.learn("new", introduced.server_properties, 1000.0 + 2 * 3600)  # nobody has met the old one since
+    assert sorted(table_of(parse_table(face.properties), b"capabilities")) == sorted(SERVER_CAPABILITIES)
+
+
+def test_a_face_forgets_what_it_saw_first():
+    face = Face()
+    for endpoint in range(300):
+        face.learn(str(endpoint), b"", 1000.0)
+    assert len(face._seen) == 256
+
+
+def test_a_broker_that_lacks_what_was_offered_is_the_last_choice():
+    lacking = start(*(each for each in SERVER_CAPABILITIES if each != b"direct_reply_to"))
+    story = (running() >> BrokerLost()).forget() >> BrokerUp("old:5672")
+    story = story.forget() >> FromBroker(lacking, BROKER_TUNE)
+    reason = "it lacks what the client was offered: direct_reply_to"
+    story << Reported("failover_attempt_failed", {"endpoint": "old:5672", "reason": reason})
+    story = (story.forget() >> After(1.0)).forget() >> BrokerUp("old:5672")
+    story = story.forget() >> FromBroker(lacking, BROKER_TUNE)
+    (story << ToBroker(on(0, m.ConnectionTuneOk(2047, 131072, 5), m.ConnectionOpen(b"/")))).done()
 
 
 def test_the_clients_properties_are_kept_whatever_is_beside_them():

@@ -199,9 +199,23 @@ def start_ok(*capabilities: bytes, mechanism: bytes = b"PLAIN", response: bytes 
     return on(0, m.ConnectionStartOk(properties(*capabilities), mechanism, response, b"en_US"))
 
 
-BROKER_START = on(
-    0, m.ConnectionStart(0, 9, pack_table({b"product": text_value("RabbitMQ")}), b"PLAIN AMQPLAIN", b"en_US")
+SERVER_CAPABILITIES = (
+    *ALL_CAPABILITIES,
+    b"exchange_exchange_bindings",
+    b"consumer_priorities",
+    b"per_consumer_qos",
+    b"direct_reply_to",
 )
+
+
+def start(*capabilities: bytes) -> bytes:
+    """How a broker introduces itself."""
+    able = table_value({each: bool_value(True) for each in capabilities})
+    table = pack_table({b"product": text_value("RabbitMQ"), b"capabilities": able})
+    return on(0, m.ConnectionStart(0, 9, table, b"PLAIN AMQPLAIN", b"en_US"))
+
+
+BROKER_START = start(*SERVER_CAPABILITIES)
 BROKER_TUNE = on(0, m.ConnectionTune(2047, 131072, 60))
 BROKER_OPEN_OK = on(0, m.ConnectionOpenOk())
 
