@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 # Ordinary Python files that Cython may compile as they are; both ways they mean the same.
 COMPILED = (
-    "proxy/amqp/peek.py",
+    "proxy/amqp/content.py",
     "proxy/session/counters.py",
     "proxy/session/window.py",
     "proxy/session/ledger.py",

@@ -1,3 +1,20 @@
-cpdef unsigned long long u16(bytes buf, Py_ssize_t pos)
-cpdef unsigned long long u32(bytes buf, Py_ssize_t pos)
-cpdef unsigned long long u64(bytes buf, Py_ssize_t pos)
+# Inlined where they are used: a call through another module's table would cost more than the reading.
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+
+cdef inline unsigned long long u16(bytes buf, Py_ssize_t pos) except? -1:
+    if pos < 0 or pos + 2 > PyBytes_GET_SIZE(buf):
+        raise IndexError("read beyond the end")
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(buf) + pos
+    return <unsigned long long>at[0] << 8 | at[1]
+
+
+cdef inline unsigned long long u32(bytes buf, Py_ssize_t pos) except? -1:
+    if pos < 0 or pos + 4 > PyBytes_GET_SIZE(buf):
+        raise IndexError("read beyond the end")
+    cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(buf) + pos
+    return <unsigned long long>at[0] << 24 | at[1] << 16 | at[2] << 8 | at[3]
+
+
+cdef inline unsigned long long u64(bytes buf, Py_ssize_t pos) except? -1:
+    return u32(buf, pos) << 32 | u32(buf, pos + 4)

@@ -1,6 +1,7 @@
 cimport cython
 
-from proxy.amqp.peek cimport u16, u32, u64
+from proxy.amqp cimport peek
+from proxy.amqp.content cimport content_end
 from proxy.session.channel cimport Channel
 from proxy.session.counters cimport Counters
 from proxy.session.ledger cimport force_mandatory
@@ -32,12 +33,15 @@ cdef class _ClientWalk:
     cdef Channel recording
     cdef Py_ssize_t run_at
     cdef Py_ssize_t run_count
+    cdef bint forces_mandatory
+    cdef Py_ssize_t size_max
 
-    @cython.locals(buf=bytes, end=Py_ssize_t, channels=list, kind=int, number=Py_ssize_t, size=Py_ssize_t, stop=Py_ssize_t, channel=Channel)
-    cdef Py_ssize_t walk(self, Py_ssize_t pos, Py_ssize_t size_max) except -1
-    @cython.locals(ident=cython.ulong)
-    cdef bint passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t size) except -1
-    cdef publish(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop)
+    @cython.locals(buf=bytes, end=Py_ssize_t, channels=list, kind=int, number=Py_ssize_t, size=Py_ssize_t, size_max=Py_ssize_t, stop=Py_ssize_t, passed=Py_ssize_t, channel=Channel)
+    cdef Py_ssize_t walk(self, Py_ssize_t pos) except -1
+    @cython.locals(size=Py_ssize_t, ident=cython.ulong)
+    cdef Py_ssize_t passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t stop) except -1
+    @cython.locals(whole=Py_ssize_t)
+    cdef Py_ssize_t publish(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
     cdef record(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop, Py_ssize_t publishes)
     @cython.locals(channel=Channel, unfinished=bint)
     cdef end_run(self, Py_ssize_t pos)

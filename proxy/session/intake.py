@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from proxy.amqp import peek
+from proxy.amqp.content import content_end
 from proxy.amqp.frames import (
     ACK_BYTES,
     BODY,
@@ -16,7 +18,6 @@ from proxy.amqp.frames import (
     Buffer,
 )
 from proxy.amqp.methods import BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
-from proxy.amqp.peek import u16, u32, u64
 from proxy.errors import ClientError
 from proxy.session.channel import HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
@@ -53,7 +54,7 @@ def scan_client(owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> int:
 
     Raises `ClientError`: 501 for what is no frame, 505 for a frame where another one is due.
     """
-    return _ClientWalk(owner, buf, pos).walk(pos, size_max)
+    return _ClientWalk(owner, buf, pos, size_max).walk(pos)
 
 
 class _ClientWalk:
@@ -68,6 +69,7 @@ class _ClientWalk:
         "channels",
         "counters",
         "forced",
+        "forces_mandatory",
         "mark",
         "out",
         "owner",
@@ -75,10 +77,13 @@ class _ClientWalk:
         "run_at",
         "run_count",
         "sent",
+        "size_max",
     )
 
-    def __init__(self, owner: ClientOwner, buf: bytes, pos: int) -> None:
+    def __init__(self, owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> None:
         self.owner = owner
+        self.forces_mandatory = owner.forces_mandatory
+        self.size_max = size_max
         self.counters = owner.counters
         self.channels = owner.channels
         self.out = _NOWHERE
@@ -91,14 +96,15 @@ class _ClientWalk:
         self.run_at = 0
         self.run_count = 0
 
-    def walk(self, pos: int, size_max: int) -> int:
+    def walk(self, pos: int) -> int:
         buf = self.buf
         end = len(buf)
         channels = self.channels
+        size_max = self.size_max
         while end - pos >= OVERHEAD_BYTES:
             kind = buf[pos]
-            number = u16(buf, pos + 1)
-            size = u32(buf, pos + 3)
+            number = peek.u16(buf, pos + 1)
+            size = peek.u32(buf, pos + 3)
             if size > size_max:
                 raise ClientError(f"frame of {size} bytes exceeds the negotiated maximum", reply_code=501)
             stop = pos + size + OVERHEAD_BYTES
@@ -111,38 +117,39 @@ class _ClientWalk:
                 emit(self.out, self.sent, self.mark, pos)
                 self.mark = pos
                 self.out = channel.out
-            if channel is None or not channel.flowing or not self.passes(channel, kind, pos, size):
+            passed = self.passes(channel, kind, pos, stop) if channel is not None and channel.flowing else 0
+            if not passed:
                 self.end_run(pos)
                 emit(self.out, self.sent, self.mark, pos)
                 self.mark = stop
                 if kind != HEARTBEAT:
                     self.owner.client_frame(kind, number, buf[pos:stop])
-            pos = stop
+            pos = passed or stop
         self.end_run(pos)
         emit(self.out, self.sent, self.mark, pos)
         return pos
 
-    def passes(self, channel: Channel, kind: int, pos: int, size: int) -> bool:
-        """Deal with a frame of a flowing channel that needs little thought; False for any other."""
+    def passes(self, channel: Channel, kind: int, pos: int, stop: int) -> int:
+        """Deal with a frame of a flowing channel that needs little thought; where the next one begins, 0 if it does."""
+        size = stop - pos - OVERHEAD_BYTES
         if kind == BODY or kind == HEADER:  # noqa: SIM109 - two comparisons are cheaper than a tuple
             _content(channel, kind, self.buf, pos, size)
-            self.record(channel, pos, pos + size + OVERHEAD_BYTES, 0)
-            return True
+            self.record(channel, pos, stop, 0)
+            return stop
         if kind != METHOD or size < 4:
-            return False
+            return 0
         if channel.publish_left != NO_CONTENT:
             raise ClientError("method frame inside content", reply_code=505)
-        ident = u32(self.buf, pos + 7)
+        ident = peek.u32(self.buf, pos + 7)
         if ident == BASIC_PUBLISH:
-            self.publish(channel, pos, pos + size + OVERHEAD_BYTES)
-            return True
+            return self.publish(channel, pos, stop)
         if size == ACK_BYTES and ident in (BASIC_ACK, BASIC_REJECT, BASIC_NACK):
             self.end_run(pos)
             self.settle(channel, ident, pos)
-            return True
-        return False
+            return stop
+        return 0
 
-    def publish(self, channel: Channel, pos: int, stop: int) -> None:
+    def publish(self, channel: Channel, pos: int, stop: int) -> int:
         owner = self.owner
         self.counters.publishes += 1
         if not channel.ledgered:
@@ -152,13 +159,16 @@ class _ClientWalk:
                 emit(self.out, self.sent, self.mark, pos)
                 self.mark = pos
                 owner.cover_publishes(channel)
-        if channel.ledgered and owner.forces_mandatory:
+        if channel.ledgered and self.forces_mandatory:
             if self.forced is None:
                 self.forced = bytearray(self.buf)
                 self.sent = memoryview(self.forced)
             force_mandatory(self.forced, pos, stop)
-        channel.publish_left = HEADER_DUE
-        self.record(channel, pos, stop, 1)
+        whole = content_end(self.buf, stop, channel.number, self.size_max)
+        if not whole:
+            channel.publish_left = HEADER_DUE
+        self.record(channel, pos, whole or stop, 1)
+        return whole or stop
 
     def record(self, channel: Channel, pos: int, stop: int, publishes: int) -> None:
         """Add a publish's frame to the run of its channel, if the channel keeps a ledger."""
@@ -184,7 +194,7 @@ class _ClientWalk:
     def settle(self, channel: Channel, ident: int, pos: int) -> None:
         """Ack, reject or nack of deliveries."""
         self.counters.settles += 1
-        tag = u64(self.buf, pos + 11)
+        tag = peek.u64(self.buf, pos + 11)
         bits = self.buf[pos + 19]
         if channel.mode == TX:
             channel.tx_dirty = True
@@ -202,7 +212,7 @@ def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> No
     if kind == HEADER:
         if channel.publish_left != HEADER_DUE or size < 14:
             raise ClientError("content header where none is due", reply_code=505)
-        announced = u64(buf, pos + 11)
+        announced = peek.u64(buf, pos + 11)
         if announced > BODY_BYTES_MAX:
             raise ClientError("content header announces too much", reply_code=501)
         channel.publish_left = announced or NO_CONTENT

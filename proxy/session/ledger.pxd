@@ -1,3 +1,5 @@
+cimport cython
+
 from proxy.session.window cimport Window
 
 
@@ -17,6 +19,7 @@ cdef class Run:
 
 cdef class Ledger:
     cdef Load _load
+    cdef long long _oldest_last
     cdef list _opened
     cdef object _opened_run
     cdef Py_ssize_t _opened_size
@@ -27,9 +30,16 @@ cdef class Ledger:
     cdef public long long returned_upto
     cdef public bint unfinished
 
+    @cython.locals(run=Run, size=Py_ssize_t)
     cpdef record(self, bytes buf, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t count, bint unfinished)
     cpdef long long number_of(self, long long tag)
-    cpdef long long settle(self, long long number, bint multiple)
+    @cython.locals(window=Window, settled=cython.longlong)
+    cpdef long long settle(self, long long number, bint multiple) except -1
+    @cython.locals(oldest=Run)
+    cdef _let_go(self)
+
+
+cdef Py_ssize_t _PUBLISH_BYTES_MIN
 
 
 cpdef force_mandatory(bytearray frames, Py_ssize_t pos, Py_ssize_t stop)

@@ -58,6 +58,7 @@ class Ledger:
 
     __slots__ = (
         "_load",
+        "_oldest_last",
         "_opened",
         "_opened_run",
         "_opened_size",
@@ -76,6 +77,8 @@ class Ledger:
         self._opened_run: Run | None = None
         self._opened_size = 0
         self._runs: deque[Run] = deque()
+        # The last number of the oldest run, or less: nothing can be given up before that one is settled.
+        self._oldest_last = 0
         self._replayed: list[int] = []
         self._shift = 0
         self.window = Window()
@@ -131,18 +134,26 @@ class Ledger:
             if not multiple:
                 return 0
             number = self.window.top - 1
-        settled = self.window.settle_upto(number) if multiple else int(self.window.settle(number))
-        floor = self.window.floor
+        window = self.window
+        settled = window.settle_upto(number) if multiple else int(window.settle(number))
+        if window.floor >= self._oldest_last:
+            self._let_go()
+        return settled
+
+    def _let_go(self) -> None:
+        """Give up the oldest runs as far as they are settled whole."""
         runs = self._runs
-        while runs and runs[0].first + runs[0].count - 1 <= floor:
-            if self.unfinished and len(runs) == 1:
-                break
-            gone = runs.popleft()
-            self._load.unsettled_bytes -= gone.size_bytes
-            if gone is self._opened_run:
+        self._oldest_last = 0
+        while runs:
+            oldest = runs[0]
+            self._oldest_last = oldest.first + oldest.count - 1
+            if self._oldest_last > self.window.floor or (self.unfinished and len(runs) == 1):
+                return
+            runs.popleft()
+            self._load.unsettled_bytes -= oldest.size_bytes
+            if oldest is self._opened_run:
                 self._opened_run = None
                 self._opened = []
-        return settled
 
     def compact(self) -> None:
         """Give up what is settled behind an older publish that is not: for when memory is short."""
@@ -155,6 +166,7 @@ class Ledger:
             else:
                 self._load.unsettled_bytes -= run.size_bytes
         self._runs = kept
+        self._oldest_last = 0
 
     def take_unfinished(self) -> bytes:
         """Take back the publish whose content is not complete; it counts as never sent. Empty if there is none."""
@@ -172,6 +184,7 @@ class Ledger:
             run.size_bytes = cut
         else:
             self._runs.pop()
+        self._oldest_last = 0
         self.settle(self.window.floor, multiple=True)
         return whole[cut:]
 
@@ -205,6 +218,7 @@ class Ledger:
         """Nobody waits for these publishes any more."""
         self._load.unsettled_bytes -= sum(run.size_bytes for run in self._runs)
         self._runs.clear()
+        self._oldest_last = 0
         self._opened_run = None
         self._opened = []
         self.window.reset(self.window.top)

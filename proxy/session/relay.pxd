@@ -1,6 +1,7 @@
 cimport cython
 
-from proxy.amqp.peek cimport u16, u32, u64
+from proxy.amqp cimport peek
+from proxy.amqp.content cimport content_end
 from proxy.session.channel cimport Channel
 from proxy.session.counters cimport Counters
 
@@ -30,14 +31,14 @@ cdef class _BrokerWalk:
     cdef Channel inline
     cdef Py_ssize_t inline_at
 
-    @cython.locals(buf=bytes, end=Py_ssize_t, channels=list, kind=int, number=Py_ssize_t, size=Py_ssize_t, stop=Py_ssize_t, channel=Channel)
+    @cython.locals(buf=bytes, end=Py_ssize_t, channels=list, kind=int, number=Py_ssize_t, size=Py_ssize_t, stop=Py_ssize_t, passed=Py_ssize_t, channel=Channel)
     cdef Py_ssize_t walk(self, Py_ssize_t pos) except -1
-    @cython.locals(ident=cython.ulong)
-    cdef bint passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t size) except -1
+    @cython.locals(size=Py_ssize_t, ident=cython.ulong)
+    cdef Py_ssize_t passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(complete=bint, stop=Py_ssize_t)
     cdef content(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t size)
-    @cython.locals(buf=bytes, tag_at=Py_ssize_t, tag=cython.longlong)
-    cdef deliver(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop)
+    @cython.locals(buf=bytes, tag_at=Py_ssize_t, tag=cython.longlong, whole=Py_ssize_t)
+    cdef Py_ssize_t deliver(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(tag=cython.longlong, multiple=bint)
     cdef confirm(self, Channel channel, unsigned long ident, Py_ssize_t pos)
     cdef emit_upto(self, Py_ssize_t pos, Py_ssize_t mark)

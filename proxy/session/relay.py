@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from proxy.amqp import peek
+from proxy.amqp.content import content_end
 from proxy.amqp.frames import (
     ACK_BYTES,
     BODY,
@@ -23,7 +25,6 @@ from proxy.amqp.frames import (
     Buffer,
 )
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
-from proxy.amqp.peek import u16, u32, u64
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
 from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, TAG_GAP_MAX, Channel
@@ -98,8 +99,8 @@ class _BrokerWalk:
         while end - pos >= OVERHEAD_BYTES:
             self.at = pos
             kind = buf[pos]
-            number = u16(buf, pos + 1)
-            size = u32(buf, pos + 3)
+            number = peek.u16(buf, pos + 1)
+            size = peek.u32(buf, pos + 3)
             if size > BROKER_FRAME_MAX_BYTES:
                 raise BrokerError(f"broker sent a frame of {size} bytes")
             stop = pos + size + OVERHEAD_BYTES
@@ -112,33 +113,34 @@ class _BrokerWalk:
                 channel = None
             if self.inline is not None and channel is not self.inline:
                 self.hold_inline(pos)
-            if channel is None or channel.muted or not self.passes(channel, kind, pos, size):
+            passed = self.passes(channel, kind, pos, stop) if channel is not None and not channel.muted else 0
+            if not passed:
                 self.emit_upto(pos, stop)
                 if kind != HEARTBEAT and not self.owner.broker_frame(kind, number, buf[pos:stop]):
                     return end
-            pos = stop
+            pos = passed or stop
         if self.inline is not None:
             self.hold_inline(pos)
         self.emit_upto(pos, pos)
         return pos
 
-    def passes(self, channel: Channel, kind: int, pos: int, size: int) -> bool:
-        """Deal with a frame that needs little thought; False for any other."""
+    def passes(self, channel: Channel, kind: int, pos: int, stop: int) -> int:
+        """Deal with a frame that needs little thought; where the next one begins, 0 for any other frame."""
+        size = stop - pos - OVERHEAD_BYTES
         if kind == BODY or kind == HEADER:  # noqa: SIM109 - two comparisons are cheaper than a tuple
             self.content(channel, kind, pos, size)
-            return True
+            return stop
         if kind != METHOD or size < 4:
-            return False
+            return 0
         if channel.deliver_left != NO_CONTENT:
             raise BrokerError("broker sent a method inside content")
-        ident = u32(self.buf, pos + 7)
+        ident = peek.u32(self.buf, pos + 7)
         if ident == BASIC_DELIVER:
-            self.deliver(channel, pos, pos + size + OVERHEAD_BYTES)
-            return True
+            return self.deliver(channel, pos, stop)
         if size == ACK_BYTES and channel.ledgered and ident in (BASIC_ACK, BASIC_NACK):
             self.confirm(channel, ident, pos)
-            return True
-        return False
+            return stop
+        return 0
 
     def content(self, channel: Channel, kind: int, pos: int, size: int) -> None:
         complete = _delivered(channel, kind, self.buf, pos, size)
@@ -159,14 +161,14 @@ class _BrokerWalk:
             channel.streaming = False
             channel.held_get = None
 
-    def deliver(self, channel: Channel, pos: int, stop: int) -> None:
+    def deliver(self, channel: Channel, pos: int, stop: int) -> int:
         buf = self.buf
         tag_at = pos + 12 + buf[pos + 11]
         if tag_at + 8 >= stop:
             # A hostile consumer-tag length would put the tag outside its frame.
             raise BrokerError("delivery-tag outside its frame")
         self.counters.deliveries += 1
-        tag = u64(buf, tag_at) + channel.offset
+        tag = peek.u64(buf, tag_at) + channel.offset
         if not 0 < tag - channel.window.top <= TAG_GAP_MAX:
             raise BrokerError("broker used a delivery tag out of order")
         channel.window.top = tag
@@ -176,16 +178,21 @@ class _BrokerWalk:
             channel.reader = channel.readers.get(buf[pos + 12 : tag_at])
             if channel.reader is None:
                 channel.read_since = tag
-        channel.deliver_left = HEADER_DUE
         if channel.offset:
             self.emit_upto(pos, stop)
             channel.hold(buf[pos:tag_at] + U64.pack(tag) + buf[tag_at + 8 : stop], stop - pos)
-        else:
+        elif channel.reader is None:
+            whole = content_end(buf, stop, channel.number, BROKER_FRAME_MAX_BYTES)
+            if whole:
+                return whole
+        channel.deliver_left = HEADER_DUE
+        if not channel.offset:
             self.inline = channel
             self.inline_at = pos
+        return stop
 
     def confirm(self, channel: Channel, ident: int, pos: int) -> None:
-        tag = u64(self.buf, pos + 11)
+        tag = peek.u64(self.buf, pos + 11)
         multiple = bool(self.buf[pos + 19] & 1)
         if channel.confirm_passes and ident == BASIC_ACK:
             self.counters.confirms += channel.ledger.settle(tag, multiple)
@@ -221,7 +228,7 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
     if kind == HEADER:
         if channel.deliver_left != HEADER_DUE or size < 14:
             raise BrokerError("broker sent a content header where none is due")
-        announced = u64(buf, pos + 11)
+        announced = peek.u64(buf, pos + 11)
         if announced > BODY_BYTES_MAX:
             raise BrokerError("broker announced a body beyond all sizes")
         channel.deliver_left = announced or NO_CONTENT

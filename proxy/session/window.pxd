@@ -1,3 +1,6 @@
+cimport cython
+
+
 cdef class Window:
     cdef public long long floor
     cdef public long long top
@@ -8,6 +11,7 @@ cdef class Window:
     cpdef reset(self, long long floor)
     cpdef bint is_open(self, long long number)
     cpdef bint settle(self, long long number)
-    cpdef long long settle_upto(self, long long number)
+    @cython.locals(settled=cython.longlong)
+    cpdef long long settle_upto(self, long long number) except -1
     cpdef append(self, Window later)
     cdef _absorb(self)

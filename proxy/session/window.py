@@ -88,6 +88,10 @@ class Window:
         number = min(number, self.top)
         if number <= self.floor:
             return 0
+        if not self._starts:  # nothing above it is settled, as nearly always
+            settled = number - self.floor
+            self.floor = number
+            return settled
         before = self.open_count
         at = bisect_right(self._starts, number)
         for index in range(at):
