@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import Buffer
-from proxy.amqp.wire import U32
+from proxy.amqp.wire import U32, U64
 from proxy.session.ledger import Load
 from proxy.session.window import Window
 
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from proxy.session.channel import Setup
 
 _DELIVER = U32.pack(m.BASIC_DELIVER)
+
+
+def _tag_of(deliver: Buffer) -> int:
+    return int(U64.unpack_from(deliver, 12 + deliver[11])[0])
 
 
 class Arrears:
@@ -69,10 +73,11 @@ class Arrears:
 
         A message that was returned or asked for counts against no limit, and neither does a delivery without
         acknowledgement. Such a delivery may be what the client waits for, so that nothing may wait before it.
+        A reply by direct reply-to is none of the window's numbers.
         """
         if not pieces or pieces[0][7:11] != _DELIVER:
             out.extend(pieces)
-        elif self._must_wait(window):
+        elif _tag_of(pieces[0]) == window.top and self._must_wait(window):
             content = b"".join(pieces)  # the pieces would keep alive the chunks that they are slices of
             self._kept.append((window.top, content))
             self._load.kept_bytes += len(content)

@@ -26,8 +26,8 @@ TAG_GAP_MAX = 2**32
 
 PLAIN, CONFIRM, TX = 0, 1, 2
 
-# `Channel.no_ack`: do its consumers acknowledge? MIXED costs a look-up for each delivery.
-ACKED, UNACKED, MIXED = 0, 1, 2
+# `Channel.no_ack`. REPLIES, by direct reply-to, all bear the number of the next delivery. MIXED costs a look-up each.
+ACKED, UNACKED, REPLIES, MIXED = 0, 1, 2, 3
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Setup:
     frame: bytes
     tag: bytes = b""
     queue: bytes = b""
-    no_ack: bool = False
+    no_ack: int = ACKED
     is_global: bool = False
     exclusive: bool = False
     paused: bool = False
@@ -310,9 +310,9 @@ class Channel:
                 return entry
         return None
 
-    def consumer_no_ack(self, tag: bytes) -> bool:
-        """Whether deliveries of a consumer need no ack; an unknown consumer's do."""
-        return any(entry.no_ack for entry in self.setup if entry.tag == tag)
+    def consumer_no_ack(self, tag: bytes) -> int:
+        """One of ACKED, UNACKED, REPLIES for deliveries of a consumer; ACKED for an unknown one."""
+        return next((entry.no_ack for entry in self.setup if entry.tag == tag), ACKED)
 
     def follow(self, header: bytes, complete: bool) -> None:
         """A content frame for `reader`; `header` is its payload if it is one. The offset counts when all is shown."""
@@ -395,6 +395,6 @@ class Channel:
             self.read_since = self.window.top
         self.readers = {entry.tag: entry for entry in may_read} or None
         kinds = {entry.no_ack for entry in self.setup if entry.tag}
-        self.no_ack = MIXED if len(kinds) == 2 else UNACKED if kinds == {True} else ACKED
+        self.no_ack = MIXED if len(kinds) > 1 else kinds.pop() if kinds else ACKED
         if self.arrears is not None:
             self.arrears.review(self.setup)

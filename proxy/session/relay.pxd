@@ -8,7 +8,7 @@ from proxy.session.counters cimport Counters
 
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
 cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
-cdef int ACKED, MIXED
+cdef int ACKED, MIXED, REPLIES
 cdef long long HEADER_DUE, NO_CONTENT
 cdef long long TAG_GAP_MAX
 cdef unsigned long long BODY_BYTES_MAX
@@ -37,7 +37,7 @@ cdef class _BrokerWalk:
     cdef Py_ssize_t passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(complete=bint, stop=Py_ssize_t)
     cdef content(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t size)
-    @cython.locals(buf=bytes, tag_at=Py_ssize_t, tag=cython.longlong, whole=Py_ssize_t)
+    @cython.locals(buf=bytes, tag_at=Py_ssize_t, tag=cython.longlong, no_ack=int, whole=Py_ssize_t)
     cdef Py_ssize_t deliver(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(tag=cython.longlong, multiple=bint)
     cdef confirm(self, Channel channel, unsigned long ident, Py_ssize_t pos)

@@ -27,7 +27,7 @@ from proxy.amqp.frames import (
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
-from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, TAG_GAP_MAX, Channel
+from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, REPLIES, TAG_GAP_MAX, Channel
 from proxy.session.counters import Counters
 from proxy.session.uplink import Uplink
 
@@ -169,11 +169,15 @@ class _BrokerWalk:
             raise BrokerError("delivery-tag outside its frame")
         self.counters.deliveries += 1
         tag = peek.u64(buf, tag_at) + channel.offset
-        if not 0 < tag - channel.window.top <= TAG_GAP_MAX:
-            raise BrokerError("broker used a delivery tag out of order")
-        channel.window.top = tag
-        if channel.no_ack != ACKED and (channel.no_ack != MIXED or channel.consumer_no_ack(buf[pos + 12 : tag_at])):
-            channel.window.settle(tag)
+        no_ack = channel.no_ack
+        if no_ack == MIXED:
+            no_ack = channel.consumer_no_ack(buf[pos + 12 : tag_at])
+        if no_ack != REPLIES:
+            if not 0 < tag - channel.window.top <= TAG_GAP_MAX:
+                raise BrokerError("broker used a delivery tag out of order")
+            channel.window.top = tag
+            if no_ack != ACKED:
+                channel.window.settle(tag)
         if channel.readers is not None:
             channel.reader = channel.readers.get(buf[pos + 12 : tag_at])
             if channel.reader is None:

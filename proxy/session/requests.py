@@ -9,11 +9,12 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
-from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending, Setup
+from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, REPLIES, TX, Channel, Pending, Setup
 from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
+from proxy.session.ledger import DIRECT_REPLY_TO
 
 
 class Requests:
@@ -230,7 +231,7 @@ class Requests:
             method_frame(channel.number, wanted),
             tag=tag,
             queue=wanted.queue,
-            no_ack=q.no_ack,
+            no_ack=REPLIES if wanted.queue == DIRECT_REPLY_TO else q.no_ack,
             exclusive=q.exclusive,
         )
         self._ask(channel, wanted, lambda _: self._remember(channel, entry), silent=q.nowait)

@@ -450,11 +450,13 @@ def test_pika_s_direct_reply_to_answers(port: int, queue_name: str) -> None:
 
     server.basic_consume(queue_name, serve, auto_ack=True)
     asker.basic_consume("amq.rabbitmq.reply-to", lambda *told: answers.append(told[3]), auto_ack=True)
-    asker.basic_publish("", queue_name, b"hello", pika.BasicProperties(reply_to="amq.rabbitmq.reply-to"))
-    while not answers:
-        connection.process_data_events(time_limit=0.1)
+    # RabbitMQ gives every reply of a channel the same delivery tag.
+    for number, body in enumerate((b"hello", b"again", b"bye"), 1):
+        asker.basic_publish("", queue_name, body, pika.BasicProperties(reply_to="amq.rabbitmq.reply-to"))
+        while len(answers) < number:
+            connection.process_data_events(time_limit=0.1)
     connection.close()
-    assert answers == [b"re: hello"]
+    assert answers == [b"re: hello", b"re: again", b"re: bye"]
 
 
 def test_py_amqp_opens_a_channel_under_a_number_of_its_choice(port: int) -> None:

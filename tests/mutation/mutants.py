@@ -47,6 +47,16 @@ MUTANTS = (
         "a number out of order settles those between it and the next gap",
     ),
     Mutant(
+        "        if no_ack != REPLIES:\n",
+        "        if no_ack != REPLIES or tag > channel.window.top:\n",
+        "a reply by direct reply-to takes the number of the next delivery",
+    ),
+    Mutant(
+        "_tag_of(pieces[0]) == window.top and ",
+        "",
+        "a reply waits for room that it doesn't need",
+    ),
+    Mutant(
         "            self.pending.appendleft(self.held_get)\n",
         "",
         "a get whose answer was cut is never answered",

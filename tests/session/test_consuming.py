@@ -319,6 +319,40 @@ def test_a_broker_that_numbers_backwards_is_left():
     story << Reported("failover_started", {"reason": "broker used a delivery tag out of order"})
 
 
+def asking(*others: tuple[bytes, bool]):
+    """A client that waits for replies by direct reply-to, beside its other consumers."""
+    story = with_channel()
+    for tag, queue, no_ack in ((b"r", b"amq.rabbitmq.reply-to", True), *((each, b"q", no) for each, no in others)):
+        story = (story >> FromClient(consume(1, queue, tag=tag, no_ack=no_ack))).forget()
+        story = (story >> FromBroker(consume_ok(1, tag))).forget()
+    return story
+
+
+def test_replies_by_direct_reply_to_have_no_number_of_their_own():
+    # As RabbitMQ does it: each bears the number that the next delivery will have.
+    first, second = deliver(1, 1, b"one", to=b"r"), deliver(1, 1, b"two", to=b"r")
+    (asking() >> FromBroker(first, second) << ToClient(first, second)).done()
+
+
+@pytest.mark.parametrize("no_ack", [False, True])
+def test_replies_between_deliveries_leave_their_numbers_alone(no_ack):
+    told = [deliver(1, 1, to=b"r"), deliver(1, 1), deliver(1, 2, to=b"r"), deliver(1, 2)]
+    story = asking((b"c", no_ack)) >> FromBroker(*told) << ToClient(*told)
+    if not no_ack:
+        story = story >> FromClient(ack(1, 2)) << ToBroker(ack(1, 2))
+    story = (story >> FromBroker(deliver(1, 2))) << Reported("failover_started")
+
+
+def test_replies_after_a_failover_bear_the_number_that_comes_next():
+    story = (asking((b"c", False)) >> FromBroker(deliver(1, 1))).forget()
+    back = FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1, b"r"), consume_ok(1, b"c"))
+    story = ((story >> FailOver()).forget() >> back).forget()
+    story = story >> FromBroker(deliver(1, 1, to=b"r")) << ToClient(deliver(1, 2, to=b"r"))
+    (
+        story >> FromBroker(deliver(1, 1)) << ToClient(deliver(1, 2)) >> FromClient(ack(1, 2)) << ToBroker(ack(1, 1))
+    ).done()
+
+
 def test_a_client_may_close_while_its_consumers_return():
     close = on(1, m.ChannelClose(200, b"bye"))
     story = (consuming() >> BrokerLost()).forget() >> FromClient(close)

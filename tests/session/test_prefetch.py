@@ -164,6 +164,16 @@ def test_a_delivery_that_needs_no_ack_does_not_wait():
     (story >> FromBroker(deliver(1, 2, to=b"n")) << ToClient(again(2), deliver(1, 3, to=b"n"))).done()
 
 
+def test_a_reply_by_direct_reply_to_does_not_wait():
+    story = consuming(1)
+    story = (story >> FromClient(consume(1, b"amq.rabbitmq.reply-to", tag=b"r", no_ack=True))).forget()
+    story = (story >> FromBroker(consume_ok(1, b"r"), deliver(1, 1))).forget()
+    story = (story >> FailOver()).forget()
+    opened = FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1, b"r"), QOS_OK, consume_ok(1))
+    story = (story >> opened).forget() >> FromBroker(again(1)) << kept(1)
+    (story >> FromBroker(deliver(1, 2, to=b"r")) << ToClient(again(2), deliver(1, 3, to=b"r"))).done()
+
+
 def test_a_message_that_was_asked_for_does_not_wait():
     get = on(1, m.BasicGet(0, b"q", False))
     story = holding(1, 1) >> FromBroker(again(1)) << kept(1) >> FromClient(get) << ToBroker(get)
