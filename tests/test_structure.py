@@ -86,3 +86,22 @@ def test_what_is_compiled_is_not_older_than_its_source() -> None:
             written = stem.with_suffix(suffix)
             if suffix == ".py" or written.exists():
                 assert product.stat().st_mtime >= written.stat().st_mtime, f"{relative(product)}: run make install"
+
+
+def test_nobody_imports_what_compiled_code_keeps_to_itself() -> None:
+    # A C variable or function of a .pxd is no name of its module once that is compiled; uncompiled it would work.
+    hidden: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "proxy").rglob("*.pxd")):
+        lines = [line for line in path.read_text().splitlines() if re.match(r"cdef (?!inline|class)", line)]
+        module = relative(path)[:-4].replace("/", ".")
+        hidden[module] = {name for line in lines for name in re.findall(r"(\w+)(?=,|$|\()", line)}
+    assert "BODY" in hidden["proxy.session.relay"]
+    imported = [
+        (relative(path), node.module, alias.name)
+        for path in [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in hidden
+        for alias in node.names
+        if alias.name in hidden[node.module]
+    ]
+    assert imported == []

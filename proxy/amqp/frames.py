@@ -13,6 +13,8 @@ METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_END = 206
 # A size of a body that nobody means, and beyond which it would look like no size at all.
 BODY_BYTES_MAX = 2**62
+# RabbitMQ sends a header frame larger than frame_max when headers are large; this bounds what is believed at all.
+BROKER_FRAME_MAX_BYTES = 128 * 1024 * 1024
 # Octets of a frame that are not payload.
 OVERHEAD_BYTES = 8
 # The payload of an ack, reject or nack: class, method, tag, one octet of bits.

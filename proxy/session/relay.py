@@ -17,6 +17,7 @@ from proxy.amqp.frames import (
     ACK_BYTES,
     BODY,
     BODY_BYTES_MAX,
+    BROKER_FRAME_MAX_BYTES,
     FRAME_END,
     HEADER,
     HEARTBEAT,
@@ -30,9 +31,6 @@ from proxy.errors import BrokerError
 from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, REPLIES, TAG_GAP_MAX, Channel
 from proxy.session.counters import Counters
 from proxy.session.uplink import Uplink
-
-# RabbitMQ sends a header frame larger than frame_max when headers are large; this bounds what is believed at all.
-BROKER_FRAME_MAX_BYTES = 128 * 1024 * 1024
 
 
 class BrokerOwner(Protocol):

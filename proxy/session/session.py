@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from proxy.amqp import methods as m
 from proxy.amqp.fragments import cut
-from proxy.amqp.frames import PROTOCOL_HEADER, Inlet
+from proxy.amqp.frames import BROKER_FRAME_MAX_BYTES, PROTOCOL_HEADER, Inlet
 from proxy.errors import BrokerError, ClientError
 from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
@@ -29,7 +29,7 @@ from proxy.session.loss import Loss
 from proxy.session.move import Move
 from proxy.session.policy import SessionPolicy
 from proxy.session.pulse import Pulse
-from proxy.session.relay import BROKER_FRAME_MAX_BYTES, scan_broker
+from proxy.session.relay import scan_broker
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration

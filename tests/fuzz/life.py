@@ -25,7 +25,7 @@ END_S = 300.0
 TICKS_TO_THE_END_MAX = 3000
 # What a client that is not read has sent nevertheless.
 BACKLOG_BYTES_MAX = 400_000
-# The engine believes a broker's frame up to this size (`relay.BROKER_FRAME_MAX_BYTES`).
+# The engine believes a broker's frame up to this size (`frames.BROKER_FRAME_MAX_BYTES`).
 BROKER_FRAME_BYTES_MAX = 128 * 1024 * 1024 + 8
 
 
