@@ -99,7 +99,7 @@ class Attachment:
     def report_done(self) -> None:
         """Say so once when every channel is as it was."""
         journal = self.journal
-        if self.since is None or any(channel.hidden_pending for channel in journal.live_channels()):
+        if self.since is None or any(each.hidden_pending or each.uplink is None for each in journal.live_channels()):
             return
         took_s = round(journal.now - self.since, 6)
         self.since = None

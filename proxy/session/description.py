@@ -65,6 +65,10 @@ def _waiting(session: Session) -> str:
     if attachment.searching:
         return f"for a broker: {attachment.last_error}" if attachment.last_error else "for a broker"
     channels = session.journal.live_channels()
+    missing = sorted(name.decode("utf-8", "replace") for _, name in session.restoration.missing)
+    without = [channel.number for channel in channels if channel.uplink is None]
+    if missing and without:
+        return f"channels {without} wait for what another connection still holds or has removed: {', '.join(missing)}"
     restarting = [channel.number for channel in channels if channel.restart_at is not None]
     leaving = session.move.waiting
     if restarting:

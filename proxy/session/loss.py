@@ -122,13 +122,17 @@ class Loss:
             self.attach_orphans()
 
     def attach_orphans(self) -> None:
-        """Every channel without a broker connection goes to the present one."""
+        """Every channel without a broker connection goes to the present one, if what it uses is there."""
         journal = self._journal
+        self._restoration.released = False
+        if journal.uplink is None:
+            return
         for channel in journal.crowded:
             journal.refuse_channel(channel)
         for channel in journal.live_channels():
             # What one of them had sent meanwhile may have ended them all.
-            if channel.uplink is None and not channel.awaits_close_ok:
+            waits = channel.awaits_close_ok or self._restoration.misses(channel)
+            if channel.uplink is None and not waits:
                 self._restoration.restore(channel)
                 self._requests.drain(channel)
         self._attachment.report_done()

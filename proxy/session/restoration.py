@@ -13,9 +13,12 @@ from proxy.session.journal import Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
 from proxy.session.restraint import Restraint
 from proxy.session.stream import OFFSET
-from proxy.session.topology import Declaration
+from proxy.session.topology import Declaration, Entity, entities_of, entity_of
 from proxy.session.uplink import Uplink
 
+# Brokers free what the lost connection held within milliseconds of noticing its end. Until then all channels wait, so
+# that none of them publishes to a queue that is about to be back; after it those that use the rest go on.
+PATIENCE_S = 1.0
 # The same refusal this often in a row is an answer, not a race.
 STEP_REFUSALS_MAX = 3
 
@@ -34,7 +37,13 @@ class Restoration:
         self._next = 0
         self._attempts = 0
         self._closing = False
+        self._patient_until = 0.0
         self._give_up_at = 0.0
+        # What this round has not got, and what the last one has not got: channels that use it wait for it.
+        self._refused_now: set[Entity] = set()
+        self.missing: set[Entity] = set()
+        # Some channels that have waited may go on.
+        self.released = False
         # When to try again what another connection still holds.
         self.retry_at: float | None = None
         self.topology_done = True
@@ -50,7 +59,7 @@ class Restoration:
     @property
     def idle(self) -> bool:
         """The scratch channel is free for a question."""
-        return self.topology_done and not self._closing and not self.asking
+        return self.topology_done and not self._closing and not self.asking and not self._declarations
 
     def ask(self, uplink: Uplink, question: m.QueueDeclare, answered: Callable[[m.ChannelClose | None], None]) -> None:
         """Ask about a queue while `idle`. `answered` gets the refusal, or None; it is not called if the broker goes."""
@@ -60,25 +69,47 @@ class Restoration:
         self._tell(question)
 
     def begin(self, uplink: Uplink) -> None:
-        """Declare the topology on a broker connection."""
+        """Declare the topology on a broker connection; if that is under way there, it is left to end."""
+        if self._declarations and uplink is self.uplink:
+            return
         self._closing = self._closing and uplink is self.uplink
         self._answered = self._answered if uplink is self.uplink else None
         self.uplink = uplink
         self._declarations = self.journal.topology.replay()
         self._next = 0
         self._attempts = 0
-        # The rest of the time belongs to the channels: the connection must not end for one queue.
-        self._give_up_at = self.journal.now + self.journal.policy.failover_timeout_s / 2
+        self._refused_now = set()
+        if not self.missing:
+            self._patient_until = self.journal.now + PATIENCE_S
+            # The rest of the time belongs to the channels: the connection must not end for one queue.
+            self._give_up_at = self.journal.now + self.journal.policy.failover_timeout_s / 2
         self.retry_at = None
-        self.topology_done = not self._declarations
-        if self._declarations and not self._closing and not self.asking:
-            self._declare()
+        self.topology_done = False
+        if not self._declarations:
+            self._end_round()
+        self._declare()
+
+    def misses(self, channel: Channel) -> bool:
+        """Whether a channel uses what could not be declared again yet, as far as can be told: by the name."""
+        if not self.missing:
+            return False
+        names = {name for _, name in self.missing}
+        if any(entry.queue in names for entry in channel.setup if entry.tag):
+            return True
+        topology = self.journal.topology.replay()
+        if any(owner is channel and entity_of(each) in self.missing for each, owner in topology):
+            return True
+        said = [*(each.frame for each in channel.pending), *channel.parked, *map(bytes, channel.ledger.kept())]
+        return any(name in frame for name in names for frame in said)
 
     def abandon(self, uplink: Uplink) -> None:
         """A broker connection is gone."""
         if uplink is not self.uplink:
             return
         self.uplink = None
+        self.missing = set()
+        self.released = False
+        self._declarations = []
         self.topology_done = True
         self.retry_at = None
         self._closing = False
@@ -87,6 +118,13 @@ class Restoration:
     def retry(self) -> None:
         """The wait for another connection's queues is over."""
         self.retry_at = None
+        if self.topology_done:
+            self._declarations = [
+                each for each in self.journal.topology.replay() if not self.missing.isdisjoint(entities_of(each[0]))
+            ]
+            self._next = 0
+            if not self._declarations:
+                self._end_round()  # the client has deleted it itself
         self._declare()
 
     def scratch_answered(self, ident: int, payload: bytes) -> None:
@@ -97,14 +135,13 @@ class Restoration:
             there = ident != m.CHANNEL_CLOSE
             self._tell(m.ChannelClose(200, b"done") if there else m.ChannelCloseOk())
             self._closing = there
-            waiting = not self.topology_done
+            waiting = bool(self._declarations)
             answered(None if there else m.decode(m.ChannelClose, payload))
-            if waiting and not there:
+            if waiting:
                 self._declare()
         elif ident == m.CHANNEL_CLOSE_OK:
             self._closing = False
-            if not self.topology_done and self.retry_at is None:
-                self._declare()
+            self._declare()
         elif ident == m.CHANNEL_CLOSE:
             self._tell(m.ChannelCloseOk())
             self._refused(m.decode(m.ChannelClose, payload))
@@ -116,9 +153,12 @@ class Restoration:
             if self._next >= len(self._declarations):
                 self._closing = True
                 self._tell(m.ChannelClose(200, b"done"))
-                self.topology_done = True
+                self._end_round()
 
     def _declare(self) -> None:
+        """Write what is to be declared, if the scratch channel is free for it."""
+        if not self._declarations or self._closing or self.asking or self.retry_at is not None:
+            return
         self._tell(m.ChannelOpen())
         for method, _ in self._declarations[self._next :]:
             self._tell(method)
@@ -135,26 +175,44 @@ class Restoration:
         """
         journal = self.journal
         self._attempts += 1
-        if close.reply_code in (404, 405) and journal.now < self._give_up_at:
+        awaited = close.reply_code in (404, 405) and journal.now < self._give_up_at
+        if awaited and journal.now < self._patient_until:
             if close.reply_code == 404:
                 # An auto-delete queue went between its declaration and its binding.
                 self._declarations = journal.topology.replay()
                 self._next = 0
-            self.retry_at = journal.now + min(0.01 * 2 ** min(self._attempts, 8), journal.policy.retry_max_s)
+            self.retry_at = journal.now + self._pause_s()
             return
         method, owner = self._declarations[self._next]
-        journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
-        if owner in journal.live_channels():
-            journal.close_channel(owner, close)
-        self._forget(method)
-        # What hung on it must not be declared for somebody else's queue of that name.
-        wanted = journal.topology.replay()
-        self._declarations = [entry for entry in self._declarations[self._next + 1 :] if entry in wanted]
-        self._next = 0
-        if self._declarations:
-            self._declare()
+        if awaited:
+            self._refused_now.add(entity_of(method))
         else:
-            self.topology_done = True
+            journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
+            if owner in journal.live_channels():
+                journal.close_channel(owner, close)
+            self._forget(method)
+        # What hangs on it must not be declared for somebody else's queue of that name.
+        wanted = journal.topology.replay()
+        rest = [entry for entry in self._declarations[self._next + 1 :] if entry in wanted]
+        self._declarations = [entry for entry in rest if self._refused_now.isdisjoint(entities_of(entry[0]))]
+        self._next = 0
+        if not self._declarations:
+            self._end_round()
+        self._declare()
+
+    def _pause_s(self) -> float:
+        pause_s: float = 0.01 * 2 ** min(self._attempts, 8)
+        return min(pause_s, self.journal.policy.retry_max_s)
+
+    def _end_round(self) -> None:
+        """All is there but for what was refused, which is tried again beside the work of the other channels."""
+        self.released = not self.missing <= self._refused_now
+        self.topology_done = True
+        self._declarations = []
+        self._next = 0
+        self.missing, self._refused_now = self._refused_now, set()
+        if self.missing:
+            self.retry_at = self.journal.now + self._pause_s()
 
     def _forget(self, method: Declaration) -> None:
         topology = self.journal.topology

@@ -355,6 +355,8 @@ class Session:
             if self.restoration.topology_done if searching else self.move.may_split():
                 self.attachment.attached()
                 self.loss.attach_orphans()
+        if self.restoration.released:
+            self.loss.attach_orphans()
         self.restarts.progress()
         if self.attachment.since is not None and not self.attachment.searching and not self.restarts.under_way:
             self.attachment.report_done()

@@ -17,6 +17,8 @@ from proxy.session.channel import Channel
 # Destination, source, routing key, arguments: all of them tell bindings apart.
 BindingKey = tuple[bytes, bytes, bytes, bytes]
 Declaration = ExchangeDeclare | QueueDeclare | ExchangeBind | QueueBind
+# What a name means: "queue" or "exchange", and the name.
+Entity = tuple[str, bytes]
 
 
 @dataclass(slots=True)
@@ -109,3 +111,21 @@ class Topology:
         if any(key[1] == name for key in (*self.queue_bindings, *self.exchange_bindings)):
             return
         self.delete_exchange(name)
+
+
+def entities_of(declaration: Declaration) -> tuple[Entity, ...]:
+    """What must be there for a declaration, itself or its ends; the one to blame for a refusal comes first."""
+    match declaration:
+        case QueueDeclare():
+            return (("queue", declaration.queue),)
+        case ExchangeDeclare():
+            return (("exchange", declaration.exchange),)
+        case QueueBind():
+            return (("queue", declaration.queue), ("exchange", declaration.exchange))
+        case _:
+            return (("exchange", declaration.destination), ("exchange", declaration.source))
+
+
+def entity_of(declaration: Declaration) -> Entity:
+    """What is missing if a declaration is refused."""
+    return entities_of(declaration)[0]

@@ -61,6 +61,22 @@ MUTANTS = (
         "",
         "a get whose answer was cut is never answered",
     ),
+    # Topology that is not there yet.
+    Mutant(
+        "        self.missing, self._refused_now = self._refused_now, set()\n",
+        "        self._refused_now = set()\n",
+        "what another connection holds is not asked for again",
+    ),
+    Mutant(
+        "        self.released = not self.missing <= self._refused_now\n",
+        "",
+        "channels wait on for a queue that is back",
+    ),
+    Mutant(
+        "waits = channel.awaits_close_ok or self._restoration.misses(channel)",
+        "waits = channel.awaits_close_ok",
+        "a channel is restored before its queue is there",
+    ),
     # Brokers with other limits.
     Mutant(
         "        again = [journal.fitted(piece) for piece in ledger.replay()]\n",

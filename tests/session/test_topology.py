@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from proxy.amqp import methods as m
+from proxy.session.description import describe
 from tests.support.engine import (
+    HIDDEN_CONFIRMS,
     REOPENED,
     After,
     FailOver,
@@ -15,7 +17,7 @@ from tests.support.engine import (
     ToClient,
     with_channel,
 )
-from tests.support.engine_frames import bare, bind, consume, consume_ok, declare, exchange, on, shortstr
+from tests.support.engine_frames import bare, bind, consume, consume_ok, declare, exchange, on, publish, shortstr
 
 SCRATCH = 2046
 OPEN = on(SCRATCH, m.ChannelOpen())
@@ -234,3 +236,97 @@ def test_waiting_for_a_queue_does_not_spin():
 
 def test_a_declared_name_longer_than_a_short_string_cannot_be():
     assert shortstr(bytes(300))[0] == 255
+
+
+# What another connection holds for longer than it takes to notice the end of ours.
+
+
+def held(**given):
+    """Channel 1 has the exclusive queue x, which the old broker does not let go; 2 has nothing to do with it."""
+    story = asked(with_channel(1, 2, **given), (declare(1), declare_ok(1)), (consume(2, b"q"), consume_ok(2)))
+    story = (story >> FailOver()).forget()
+    for _ in range(20):
+        story = (story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED))).forget()
+        if story.session.journal.attached:
+            return story
+        story = (story >> After(2.0)).forget()
+    raise AssertionError("all channels wait")
+
+
+def tried_again(story, *answers: bytes):
+    """The queue is asked for once more."""
+    story = story >> After(2.6) << ToBroker(OPEN, on_scratch(declare(1)))
+    return story >> FromBroker(on(SCRATCH, m.ChannelOpenOk()), *answers)
+
+
+def test_only_the_channels_that_use_a_queue_wait_for_it():
+    story = asked(with_channel(1, 2), (declare(1), declare_ok(1)), (consume(2, b"q"), consume_ok(2)))
+    story = story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))
+    story = story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED)) << ToBroker(on(SCRATCH, m.ChannelCloseOk()))
+    story = story >> After(0.9) << ToBroker(OPEN, on_scratch(declare(1)))  # for a second all of them wait
+    story = story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED)) << ToBroker(on(SCRATCH, m.ChannelCloseOk()))
+    story = story >> After(0.2) << ToBroker(OPEN, on_scratch(declare(1)))
+    story = story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED))
+    story = story << ToBroker(on(SCRATCH, m.ChannelCloseOk()), on(2, m.ChannelOpen()), consume(2, b"q"))
+    story << Sees("the reason", lambda s: "[1] wait for" in describe(s)["waiting"] and "x" in describe(s)["waiting"])
+    story = tried_again(story, on_scratch(declare_ok(1)))
+    (story << ToBroker(DONE, REOPENED)).done()
+
+
+def test_a_queue_that_stays_away_is_asked_for_again_and_again():
+    story = held()
+    for _ in range(3):
+        story = tried_again(story, on(SCRATCH, LOCKED)) << ToBroker(on(SCRATCH, m.ChannelCloseOk()))
+    story.done()
+
+
+def test_what_is_said_on_a_waiting_channel_follows_when_its_queue_is_back():
+    story = held() >> FromClient(consume(1, b"x"), publish(1, key=b"x"))
+    story = tried_again(story, on_scratch(declare_ok(1)))
+    (story << ToBroker(DONE, REOPENED, consume(1, b"x"), HIDDEN_CONFIRMS, publish(1, key=b"x"))).done()
+
+
+def test_a_channel_waits_that_publishes_to_it_or_asks_for_it():
+    story = asked(with_channel(1, 2, 3, 4), (declare(1), declare_ok(1)))
+    story = story >> FromClient(publish(2, key=b"x"), publish(3, key=b"y"), on(4, m.BasicGet(0, b"x", False)))
+    story = (story.forget() >> FailOver()).forget()
+    story = (story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED))).forget() >> After(1.1)
+    story = story.forget() >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED))
+    again = on(3, m.ChannelOpen(), m.ConfirmSelect(nowait=True)) + publish(3, key=b"y")
+    (story << ToBroker(on(SCRATCH, m.ChannelCloseOk()), again)).done()
+
+
+def test_a_queue_that_is_never_let_go_costs_its_own_channel_only():
+    story = held(failover_timeout_s=10.0)
+    for _ in range(2):
+        story = (tried_again(story, on(SCRATCH, LOCKED)) << ToBroker(on(SCRATCH, m.ChannelCloseOk()))).forget()
+        if not story.session.restoration.missing:
+            break
+    story << Sees(
+        "nothing is waited for", lambda s: s.journal.channels[1].awaits_close_ok and not s.restoration.missing
+    )
+
+
+def test_a_queue_that_its_client_deletes_meanwhile_is_waited_for_no_more():
+    story = held()
+    story.session.journal.topology.delete_queue(b"x")
+    (story >> After(2.6) << ToBroker(REOPENED)).done()
+
+
+def test_the_loss_of_that_broker_as_well_begins_with_everything():
+    story = held() >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))
+    story = story >> FromBroker(on_scratch(declare_ok(1)))
+    (story << ToBroker(DONE, REOPENED, on(2, m.ChannelOpen()), consume(2, b"q"))).done()
+
+
+def test_bindings_wait_with_their_queue_and_other_queues_do_not():
+    story = asked(
+        with_channel(1, 2), (declare(1), declare_ok(1)), (bind(1), BIND_OK), (declare(2, b"y"), declare_ok(2, b"y"))
+    )
+    story = (story >> FailOver()).forget()
+    story = (story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED))).forget() >> After(1.1)
+    story = story.forget() >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), LOCKED))
+    story = story << ToBroker(on(SCRATCH, m.ChannelCloseOk()), OPEN, on_scratch(declare(2, b"y")))
+    story = story >> FromBroker(on_scratch(declare_ok(2, b"y"))) << ToBroker(DONE, on(2, m.ChannelOpen()))
+    story = story >> FromBroker(on(SCRATCH, m.ChannelCloseOk())) >> After(2.6)
+    (story << ToBroker(OPEN, on_scratch(declare(1)), on_scratch(bind(1)))).done()
