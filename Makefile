@@ -1,6 +1,6 @@
 # Sidehop on this machine. `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test foreign lint demo bench lab lab-kill lab-start lab-stop lab-status clean
+.PHONY: help install run test foreign lint demo drill bench lab lab-kill lab-start lab-stop lab-status clean
 
 LISTEN ?= 127.0.0.1:5672
 ADMIN  ?= 127.0.0.1:15680
@@ -46,6 +46,11 @@ demo: ## brokers killed under load, a table of what clients saw: over an hour; m
 	@deploy/lab/venv.sh dev
 	@deploy/lab/packages.sh rabbitmq etcd haproxy
 	@exec .venv/bin/python -m benchmarks.drill $(ARGS)
+
+drill: ## every workload, queue type and fault through Sidehop, a table of what clients saw: hours; ARGS chooses less
+	@deploy/lab/venv.sh dev
+	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@exec .venv/bin/python -m benchmarks.drill --all $(ARGS)
 
 bench: ## throughput and latency, side by side with HAProxy and a direct connection
 	@deploy/lab/venv.sh dev

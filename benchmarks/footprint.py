@@ -58,12 +58,13 @@ def _figures(
         started_s = time.monotonic()
         with stand.way(mode, folder, ports, [address]):
             starts_s.append(time.monotonic() - started_s)
-    with stand.way(mode, folder, ports, [address]) as (addresses, proxy):
+    with stand.way(mode, folder, ports, [address]) as way:
+        proxy = way.proxy
         assert proxy is not None
         time.sleep(SETTLE_S)
         idle_kib = proxy.rss_kib()
         started_s = time.monotonic()
-        command = [rig.load, "idle", addresses[0], str(asked.sessions)]
+        command = [rig.load, "idle", way.addresses[0], str(asked.sessions)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             assert holder.stdout is not None
             if holder.stdout.readline() != "ready\n":

@@ -6,6 +6,7 @@ Whatever is started here is ended here, by its own process id; nothing else on t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ CLUSTER_SCRIPT = ROOT / "deploy" / "lab" / "cluster.sh"
 NODE_PREFIX = "mq"
 DEFAULT_PORT_BASE = 26600
 MODES = ("direct", "haproxy", "sidehop")
+# Longer than a channel is given to leave (`session.move_timeout_s`); what stays then fails over when its broker stops.
+DRAIN_MAX_S = 40.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -60,8 +63,22 @@ def circumstances() -> str:
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, Python {platform.python_version()}, {platform.machine()}, "
         f"{os.cpu_count()} cores, load average before the run {os.getloadavg()[0]:.1f}, "
-        f"Sidehop {'compiled' if list((ROOT / 'proxy').rglob('*.so')) else 'not compiled'}"
+        f"Sidehop {revision()}, {'compiled' if list((ROOT / 'proxy').rglob('*.so')) else 'not compiled'}"
     )
+
+
+def revision() -> str:
+    """The commit that is measured, and whether the files are still those of that commit."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        commit = git("rev-parse", "--short", "HEAD").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "of an unknown commit"
+    return f"at commit {commit}{', with changes that are not committed' if changed else ''}"
 
 
 def end_on_sigterm() -> None:
@@ -130,11 +147,14 @@ def cluster(folder: Path, ports: Ports) -> Iterator[Cluster]:
 class Program:
     """A process that a benchmark started, with its log."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
+        env = {**os.environ, **(environment or {})}
         with log.open("wb") as sink:
-            self.process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT)
+            self.process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT, env=env)
         self.pid = self.process.pid
 
     def require_alive(self) -> None:
@@ -200,14 +220,52 @@ def haproxy(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Pr
         program.stop()
 
 
+class Registry:
+    """A file that lists the brokers for Sidehop, as an operator edits it. Raises StandError when nobody obeys."""
+
+    def __init__(self, path: Path, endpoints: Sequence[str], admin: int) -> None:
+        self.path = path
+        self._endpoints = endpoints
+        self._admin = admin
+        self._say("")
+
+    @contextlib.contextmanager
+    def drained(self, endpoint: str) -> Iterator[None]:
+        """Within the block the endpoint is marked `drain`, and its sessions are gone, but for those that can't go."""
+        self._say(endpoint)
+        try:
+            deadline = time.monotonic() + DRAIN_MAX_S
+            while self._sessions_at(endpoint) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            yield
+        finally:
+            self._say("")
+
+    def _say(self, draining: str) -> None:
+        nodes = [{"url": each, "state": "drain" if each == draining else "up"} for each in self._endpoints]
+        whole = self.path.with_suffix(".new")
+        whole.write_text(json.dumps(nodes))
+        whole.replace(self.path)
+
+    def _sessions_at(self, endpoint: str) -> int:
+        """Sessions at the endpoint; one as long as Sidehop has not read yet that it is to be drained."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._admin}/api/v1/endpoints", timeout=5) as answer:
+            listed = json.load(answer)["endpoints"]
+        found = next(each for each in listed if each["address"] == endpoint)
+        return int(found["sessions"]) if found["state"] in ("draining", "down") else 1
+
+
 @contextlib.contextmanager
-def sidehop(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Program]:
-    """Sidehop of this checkout in front of the endpoints, listening on `ports.sidehop`, ready when it is yielded."""
+def sidehop(folder: Path, ports: Ports, registry: Registry) -> Iterator[Program]:
+    """Sidehop of this checkout in front of the registry's brokers, on `ports.sidehop`, ready when it is yielded."""
     command = [sys.executable, "-m", "proxy", "run", "--listen", f"127.0.0.1:{ports.sidehop}"]
     command += ["--admin", f"127.0.0.1:{ports.admin}", "--log-format", "json"]
-    for endpoint in endpoints:
-        command += ["--node", endpoint]
-    program = Program("sidehop", command, folder / "sidehop.log")
+    environment = {
+        "SIDEHOP_DISCOVERY__SOURCE": "file",
+        "SIDEHOP_DISCOVERY__FILE__PATH": str(registry.path),
+        "SIDEHOP_DISCOVERY__FILE__POLL_S": "0.5",
+    }
+    program = Program("sidehop", command, folder / "sidehop.log", environment)
     try:
         await_ready(program, ports.admin)
         yield program
@@ -215,17 +273,31 @@ def sidehop(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Pr
         program.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where clients connect; the proxy between, if there is one; and its registry, if it has one."""
+
+    addresses: Sequence[str]
+    proxy: Program | None = None
+    registry: Registry | None = None
+
+    def drained(self, endpoint: str) -> contextlib.AbstractContextManager[None]:
+        """Take new and old work from a broker by what this way has for it; nothing, without a registry."""
+        return self.registry.drained(endpoint) if self.registry else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def way(mode: str, folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[tuple[list[str], Program | None]]:
-    """Start what `mode` needs; yields where clients connect, and the proxy between, if there is one."""
+def way(mode: str, folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Way]:
+    """Start what `mode` needs, and end it."""
     if mode == "direct":
-        yield list(endpoints), None
+        yield Way(endpoints)
     elif mode == "haproxy":
         with haproxy(folder, ports, endpoints) as program:
-            yield [f"127.0.0.1:{ports.haproxy}"], program
+            yield Way([f"127.0.0.1:{ports.haproxy}"], program)
     else:
-        with sidehop(folder, ports, endpoints) as program:
-            yield [f"127.0.0.1:{ports.sidehop}"], program
+        registry = Registry(folder / "brokers.json", endpoints, ports.admin)
+        with sidehop(folder, ports, registry) as program:
+            yield Way([f"127.0.0.1:{ports.sidehop}"], program, registry)
 
 
 def await_listening(program: Program, port: int, timeout_s: float = 30.0) -> None:

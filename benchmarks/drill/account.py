@@ -6,9 +6,10 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.drill.faults import Fault
+from benchmarks.drill.workload import WORKLOADS
 
 # A silence that begins later than this after a fault is another one's: the node's return, or the machine's.
 EFFECT_S = 3.0
@@ -23,12 +24,23 @@ class Entry(NamedTuple):
     detail: object
 
 
-@dataclass(slots=True)
-class Verdict:
-    """The figures of one client on one way. Times in milliseconds; None where there was nothing to measure."""
+class Cell(NamedTuple):
+    """What one row of the table is about."""
 
     client: str
+    workload: str
+    queue_type: str
     mode: str
+
+    def __str__(self) -> str:
+        return f"{self.client}, {self.workload}, {self.queue_type} queue, by way of {self.mode}"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The figures of one cell. Times in milliseconds; None where there was nothing to measure."""
+
+    cell: Cell
     failure: str = ""
     faults: int = 0
     disconnects: int = 0
@@ -36,6 +48,9 @@ class Verdict:
     published: int = 0
     confirmed: int = 0
     nacked: int = 0
+    undone: int = 0
+    undone_but_stored: int = 0
+    unanswered: int = 0
     confirmed_but_lost: int = 0
     accepted_but_lost: int = 0
     duplicates_flagged: int = 0
@@ -49,87 +64,103 @@ class Verdict:
     recovery_ms: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     lost_numbers: list[int] = field(default_factory=list)
-    per_fault: list[dict[str, object]] = field(default_factory=list)
+    unexplained_numbers: list[int] = field(default_factory=list)
+    per_fault: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def promises_kept(self) -> bool:
-        """What Sidehop promises: nothing seen, nothing lost, nothing twice without being counted."""
+        """What Sidehop promises: nothing seen, nothing lost, nothing twice without being counted, no false word."""
         return not (
             self.disconnects or self.nacked or self.confirmed_but_lost or self.accepted_but_lost
-            or self.duplicates_unexplained
+            or self.duplicates_unexplained or self.undone_but_stored
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return self.cell._asdict() | {name: value for name, value in asdict(self).items() if name != "cell"}
 
 
 def judge(
-    client: str,
-    mode: str,
-    publisher: Sequence[Entry],
-    consumer: Sequence[Entry],
+    cell: Cell,
+    sender: Sequence[Entry],
+    receiver: Sequence[Entry],
     drained: Iterable[tuple[int, bool]],
     faults: Sequence[Fault],
     replayed: int | None,
 ) -> Verdict:
-    """Account for every message of one run.
+    """Account for every message of one cell.
 
-    `drained` is what was still in the queue at the end, as (number, redelivered). `replayed` is what Sidehop says it
-    published again: a duplicate without the redelivered flag is explained only by one of those.
+    `drained` is what was still in the queue at the end, as (number, redelivered); nothing for a stream, whose reader
+    has lost what it was not shown, though it be stored. `replayed` is what Sidehop says it published again: a duplicate
+    without the redelivered flag is explained only by one of those, or by a request that its asker sent again.
     """
-    verdict = Verdict(client, mode, faults=len(faults), replayed=replayed)
-    published = {entry.number for entry in publisher if entry.kind == "published"}
-    confirmed = {entry.number for entry in publisher if entry.kind == "confirmed"}
-    nacked = {entry.number for entry in publisher if entry.kind == "nacked"}
-    arrivals = [(entry.number, bool(entry.detail)) for entry in consumer if entry.kind == "delivered"]
+    verdict = Verdict(cell, faults=len(faults), replayed=replayed)
+    numbers: dict[str, set[int]] = {}
+    for entry in sender:
+        numbers.setdefault(entry.kind, set()).add(entry.number)
+    none: set[int] = set()
+    published, confirmed, nacked = (numbers.get(kind, none) for kind in ("published", "confirmed", "nacked"))
+    rolled_back = numbers.get("rolled_back", none)
+    arrivals = [(entry.number, bool(entry.detail)) for entry in receiver if entry.kind == "delivered"]
     arrived: set[int] = set()
+    unflagged: list[int] = []
     for number, redelivered in [*arrivals, *drained]:
-        if number in arrived:
-            verdict.duplicates_flagged += redelivered
-            verdict.duplicates_unflagged += not redelivered
+        if number in arrived and redelivered:
+            verdict.duplicates_flagged += 1
+        elif number in arrived:
+            unflagged.append(number)
         arrived.add(number)
     lost = published - arrived
     verdict.published, verdict.confirmed, verdict.nacked = len(published), len(confirmed), len(nacked)
+    verdict.undone = len(rolled_back | numbers.get("unknown", none))
+    verdict.undone_but_stored = len(rolled_back & arrived)
+    verdict.unanswered = sum(entry.kind == "unanswered" for entry in sender)
     verdict.confirmed_but_lost = len(lost & confirmed)
-    verdict.accepted_but_lost = len(lost - confirmed - nacked)
-    verdict.lost_numbers = sorted(lost & confirmed)[:100]
+    unsettled = lost - confirmed - nacked if WORKLOADS[cell.workload].accepts else none
+    verdict.accepted_but_lost = len(unsettled)
+    verdict.lost_numbers = sorted(lost & confirmed | unsettled)[:100]
+    verdict.duplicates_unflagged = len(unflagged)
     if replayed is not None:
-        verdict.duplicates_unexplained = max(0, verdict.duplicates_unflagged - replayed)
-    told = [(role, entry) for role, log in (("publisher", publisher), ("consumer", consumer)) for entry in log]
+        verdict.duplicates_unexplained = max(0, len(unflagged) - replayed - verdict.unanswered)
+        verdict.unexplained_numbers = unflagged[:100] if verdict.duplicates_unexplained else []
+    told = [(role, entry) for role, log in (("sender", sender), ("receiver", receiver)) for entry in log]
     verdict.disconnects = sum(entry.kind == "disconnected" for _, entry in told)
     verdict.refused_connects = sum(entry.kind == "refused" for _, entry in told)
     verdict.reasons = [f"{role}: {entry.detail}" for role, entry in told if entry.kind == "disconnected"][:40]
-    _add_waits(verdict, publisher, consumer, faults)
+    _add_waits(verdict, sender, receiver, faults)
     return verdict
 
 
-def _add_waits(
-    verdict: Verdict, publisher: Sequence[Entry], consumer: Sequence[Entry], faults: Sequence[Fault]
-) -> None:
-    """The gaps count until the publisher's last publish: after it, silence is no outage."""
-    end_s = max((entry.at_s for entry in publisher if entry.kind == "published"), default=0.0)
-    confirms = [entry.at_s for entry in publisher if entry.kind == "confirmed" and entry.at_s <= end_s]
-    deliveries = [entry.at_s for entry in consumer if entry.kind == "delivered" and entry.at_s <= end_s]
-    if not faults or len(confirms) < 2 or len(deliveries) < 2:
+def _add_waits(verdict: Verdict, sender: Sequence[Entry], receiver: Sequence[Entry], faults: Sequence[Fault]) -> None:
+    """The gaps count until the sender's last publish: after it, silence is no outage."""
+    end_s = max((entry.at_s for entry in sender if entry.kind == "published"), default=0.0)
+    deliveries = [entry.at_s for entry in receiver if entry.kind == "delivered" and entry.at_s <= end_s]
+    confirms = [entry.at_s for entry in sender if entry.kind == "confirmed" and entry.at_s <= end_s]
+    settles = WORKLOADS[verdict.cell.workload].settles
+    if not faults or len(deliveries) < 2 or (settles and len(confirms) < 2):
         return
     windows = list(zip(faults, [*(fault.at_s for fault in faults[1:]), end_s], strict=True))
-    confirm_gaps = [longest_gap(confirms, fault.at_s, until_s) for fault, until_s in windows]
-    delivery_gaps = [longest_gap(deliveries, fault.at_s, until_s) for fault, until_s in windows]
-    verdict.longest_confirm_gap_ms = _ms(max(length for length, _ in confirm_gaps))
-    verdict.longest_delivery_gap_ms = _ms(max(length for length, _ in delivery_gaps))
-    verdict.confirm_gap_per_fault_ms = spread([length for length, _ in confirm_gaps])
-    verdict.delivery_gap_per_fault_ms = spread([length for length, _ in delivery_gaps])
-    recovered_s = [
-        max(longest_gap(moments, fault.at_s, until_s, fault.at_s + EFFECT_S)[1] for moments in (confirms, deliveries))
-        - fault.at_s
-        for fault, until_s in windows
-    ]
-    verdict.recovery_ms = spread(recovered_s)
-    verdict.per_fault = [
-        {"kind": fault.kind, "node": fault.node, "on_node": fault.role, "confirm_gap_ms": _ms(confirm[0]),
-         "delivery_gap_ms": _ms(delivery[0]), "recovered_ms": _ms(took_s)}
-        for fault, confirm, delivery, took_s in zip(faults, confirm_gaps, delivery_gaps, recovered_s, strict=True)
-    ]  # fmt: skip
+    lost_at_s = [entry.at_s for log in (sender, receiver) for entry in log if entry.kind == "disconnected"]
+    signs = (confirms, deliveries) if settles else (deliveries,)
+    for fault, until_s in windows:
+        recovered_s = max(longest_gap(moments, fault.at_s, until_s, fault.at_s + EFFECT_S)[1] for moments in signs)
+        confirm_gap_s = longest_gap(confirms, fault.at_s, until_s)[0] if settles else None
+        verdict.per_fault.append(
+            {"kind": fault.kind, "node": fault.node, "on_node": fault.role,
+             "disconnects": sum(fault.at_s <= at_s < until_s for at_s in lost_at_s),
+             "confirm_gap_ms": None if confirm_gap_s is None else _ms(confirm_gap_s),
+             "delivery_gap_ms": _ms(longest_gap(deliveries, fault.at_s, until_s)[0]),
+             "recovered_ms": _ms(recovered_s - fault.at_s)}
+        )  # fmt: skip
+    verdict.confirm_gap_per_fault_ms = waits(verdict.per_fault, "confirm_gap_ms")
+    verdict.delivery_gap_per_fault_ms = waits(verdict.per_fault, "delivery_gap_ms")
+    verdict.recovery_ms = waits(verdict.per_fault, "recovered_ms")
+    verdict.longest_confirm_gap_ms = verdict.confirm_gap_per_fault_ms.get("max")
+    verdict.longest_delivery_gap_ms = verdict.delivery_gap_per_fault_ms.get("max")
+
+
+def waits(per_fault: Iterable[dict[str, Any]], name: str) -> dict[str, float]:
+    """One of the waits of several faults: its median, p99 and maximum; empty if none of them has it."""
+    return spread([fault[name] for fault in per_fault if fault[name] is not None])
 
 
 def longest_gap(
@@ -142,16 +173,16 @@ def longest_gap(
     return max(gaps, default=(0.0, start_s))
 
 
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, p99 (nearest rank: with fewer than 100 faults that is the longest) and maximum, in milliseconds."""
-    ordered = sorted(seconds)
+def spread(figures: Sequence[float]) -> dict[str, float]:
+    """Median, p99 (nearest rank: with fewer than 100 figures that is the largest) and maximum."""
+    ordered = sorted(figures)
     if not ordered:
         return {}
 
     def rank(share: float) -> float:
-        return _ms(ordered[max(0, math.ceil(share * len(ordered)) - 1)])
+        return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
-    return {"p50": rank(0.5), "p99": rank(0.99), "max": _ms(ordered[-1])}
+    return {"p50": rank(0.5), "p99": rank(0.99), "max": ordered[-1]}
 
 
 def _ms(seconds: float) -> float:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import random
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -17,8 +16,10 @@ from pathlib import Path
 import pika
 
 from benchmarks import stand
-from benchmarks.drill.account import Entry, Verdict, judge
-from benchmarks.drill.faults import Fault, Injuries, connection_of
+from benchmarks.drill.account import Cell, Entry, Verdict, judge
+from benchmarks.drill.clients.library import LIBRARIES
+from benchmarks.drill.faults import FAULTS, Fault, Scene, Ward, connection_of, home_of
+from benchmarks.drill.workload import WORKLOADS, Workload
 
 REPLAYED_METRIC = "sidehop_replayed_publishes_total"
 # Steady work between a healed cluster and the next fault, so that one fault's gap never reaches into the next.
@@ -28,7 +29,25 @@ STEADY_MAX_S = 60.0
 SILENCE_S = 3.0
 FINISH_MAX_S = 60.0
 
+# A proxy that looks for a broker, or a client that comes back, is on none for a moment.
+ATTACH_MAX_S = 30.0
+# A second kill falls into the recovery from the first, which takes from 0.1 s to a few seconds.
+AGAIN_S = (0.05, 1.0)
+
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A fault to come: what, to the node of whom (`sender`, `receiver`, `queue`), and what is left to chance.
+
+    `step` to the other node, and the delay in seconds, for those faults that hurt twice.
+    """
+
+    kind: str
+    role: str
+    step: int
+    delay_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +57,18 @@ class Orders:
     faults: tuple[tuple[str, int], ...]
     rate: int
     prefetch: int
-    queue_type: str
     seed: int
 
-    def sequence(self) -> list[tuple[str, str]]:
-        """The faults as (kind, role whose node is hit): mixed by the seed, the same for every client and way."""
+    def sequence(self) -> list[Planned]:
+        """The faults, mixed by the seed: the same for every cell. Those of one kind hit the applications in turn."""
         dice = random.Random(self.seed)
         kinds = [kind for kind, count in self.faults for _ in range(count)]
         dice.shuffle(kinds)
         turn = dict.fromkeys(kinds, 0)
         drawn = []
         for kind in kinds:
-            drawn.append((kind, ("publisher", "consumer")[turn[kind] % 2]))
+            role = "queue" if kind == "home" else ("sender", "receiver")[turn[kind] % 2]
+            drawn.append(Planned(kind, role, dice.choice((1, 2)), dice.uniform(*AGAIN_S)))
             turn[kind] += 1
         return drawn
 
@@ -57,13 +76,14 @@ class Orders:
 class Player:
     """One application process, and everything it told."""
 
-    def __init__(self, library: str, role: str, orders: Orders, addresses: Sequence[str], run: str, log: Path) -> None:
+    def __init__(self, cell: Cell, role: str, orders: Orders, addresses: Sequence[str], run: str, log: Path) -> None:
         self.name = f"drill-{run}-{role}"
-        command = [sys.executable, "-m", "benchmarks.drill.clients", library, role]
-        command += ["--name", self.name, "--queue", queue_name(run), "--run", run]
-        command += ["--rate", str(orders.rate), "--prefetch", str(orders.prefetch)]
+        rate = min(orders.rate, WORKLOADS[cell.workload].rate_max)
+        arguments = ["--name", self.name, "--queue", queue_name(run), "--queue-type", cell.queue_type, "--run", run]
+        arguments += ["--rate", str(rate), "--prefetch", str(orders.prefetch)]
         for address in addresses:
-            command += ["--broker", address]
+            arguments += ["--broker", address]
+        command = LIBRARIES[cell.client].command(role, arguments)
         self.entries: list[Entry] = []
         self._log = log
         with log.open("wb") as errors:
@@ -106,78 +126,103 @@ def queue_name(run: str) -> str:
 
 
 def play(
-    client: str, mode: str, orders: Orders, brokers: stand.Cluster, folder: Path, ports: stand.Ports, progress: Progress
+    cell: Cell, orders: Orders, brokers: stand.Cluster, folder: Path, ports: stand.Ports, progress: Progress
 ) -> Verdict:
-    """Run one client on one way through all faults, and account for every message. Raises StandError."""
+    """Run one cell through all faults, and account for every message. Raises StandError."""
     run = uuid.uuid4().hex[:8]
+    workload = WORKLOADS[cell.workload]
     folder.mkdir(parents=True, exist_ok=True)
-    injuries = Injuries(brokers, queue_name(run), quorum=orders.queue_type == "quorum")
-    _declare(brokers, run, orders.queue_type)
-    with stand.way(mode, folder, ports, brokers.endpoints) as (addresses, proxy), contextlib.ExitStack() as players:
+    ward = Ward(brokers, queue_name(run), replicated=cell.queue_type != "classic")
+    _declare(brokers, run, cell.queue_type)
+    with stand.way(cell.mode, folder, ports, brokers.endpoints) as way, contextlib.ExitStack() as players:
 
         def start(role: str) -> Player:
-            player = Player(client, role, orders, addresses, run, folder / f"{role}.log")
+            player = Player(cell, role, orders, way.addresses, run, folder / f"{role}.log")
             players.callback(player.end)
             return player
 
-        consumer, publisher = start("consume"), start("publish")
-        faults = _hurt(orders, injuries, brokers, publisher, consumer, progress)
-        publisher.finish()
-        _await_silence(consumer)
-        consumer.finish()
-        injuries.await_health()
-        if proxy is not None:
-            proxy.require_alive()
-        replayed = stand.metric_sum(ports.admin, REPLAYED_METRIC) if mode == "sidehop" else None
-    drained = _drain(brokers, run)
-    _keep(folder, {"publisher": publisher.entries, "consumer": consumer.entries})
+        stage = Stage(workload, start(workload.receiver), start(workload.sender), queue_name(run))
+        faults = _hurt(orders, stage, ward, brokers, way, progress)
+        stage.sender.finish()
+        _await_silence(stage.receiver)
+        stage.receiver.finish()
+        ward.await_health()
+        if way.proxy is not None:
+            way.proxy.require_alive()
+        replayed = stand.metric_sum(ports.admin, REPLAYED_METRIC) if cell.mode == "sidehop" else None
+    drained = _drain(brokers, run, cell.queue_type)
+    _keep(folder, {"sender": stage.sender.entries, "receiver": stage.receiver.entries})
     return judge(
-        client, mode, publisher.entries, consumer.entries, drained, faults, None if replayed is None else int(replayed)
+        cell,
+        stage.sender.entries,
+        stage.receiver.entries,
+        drained,
+        faults,
+        None if replayed is None else int(replayed),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The two applications of a cell at work on one queue."""
+
+    workload: Workload
+    receiver: Player
+    sender: Player
+    queue: str
+
+    def await_steady(self) -> None:
+        """Return when both have got on for STEADY_S without a hole of a second.
+
+        One that stays in silence for STEADY_MAX_S is hurt enough; the drill goes on, and the gap is in its figures.
+        """
+        start_s = steady_since_s = time.monotonic()
+        while (now := time.monotonic()) - steady_since_s < STEADY_S and now - start_s < STEADY_MAX_S:
+            self.sender.require_alive()
+            self.receiver.require_alive()
+            last_s = min(self.sender.last_s(self.workload.progress), self.receiver.last_s("delivered"))
+            if now - last_s > 1.0:
+                steady_since_s = now
+            time.sleep(0.1)
+
+    def scene(self, planned: Planned, brokers: stand.Cluster, way: stand.Way) -> Scene:
+        """Where the fault is to happen. Raises StandError when nobody knows."""
+        if planned.role == "queue":
+            node, connection = home_of(brokers, self.queue), ""
+        else:
+            node, connection = self._place_of(self.sender if planned.role == "sender" else self.receiver, brokers)
+        other = (node - 1 + planned.step) % len(brokers.nodes) + 1
+        return Scene(brokers, way, node, other, connection, planned.delay_s)
+
+    @staticmethod
+    def _place_of(player: Player, brokers: stand.Cluster) -> tuple[int, str]:
+        deadline = time.monotonic() + ATTACH_MAX_S
+        while (found := connection_of(brokers, player.name)) is None:
+            if time.monotonic() > deadline:
+                raise stand.StandError(f"no broker knows the connection of {player.name}")
+        return found
+
+
 def _hurt(
-    orders: Orders,
-    injuries: Injuries,
-    brokers: stand.Cluster,
-    publisher: Player,
-    consumer: Player,
-    progress: Progress,
+    orders: Orders, stage: Stage, ward: Ward, brokers: stand.Cluster, way: stand.Way, progress: Progress
 ) -> list[Fault]:
     faults: list[Fault] = []
     sequence = orders.sequence()
-    for turn, (kind, role) in enumerate(sequence, 1):
-        injuries.await_health()
-        _await_steady(publisher, consumer)
-        player = publisher if role == "publisher" else consumer
-        found = connection_of(brokers, player.name)
-        if found is None:
-            raise stand.StandError(f"no broker knows the connection of {player.name}")
-        node, connection = found
-        at_s = injuries.inflict(kind, node, connection)
-        faults.append(Fault(kind, node, role, at_s))
-        seen = publisher.count("disconnected") + consumer.count("disconnected")
+    for turn, planned in enumerate(sequence, 1):
+        ward.await_health()
+        stage.await_steady()
+        scene = stage.scene(planned, brokers, way)
+        faults.append(Fault(planned.kind, scene.node, planned.role, time.monotonic()))
+        FAULTS[planned.kind](scene)
+        seen = stage.sender.count("disconnected") + stage.receiver.count("disconnected")
         progress(
-            f"{turn}/{len(sequence)} {kind} of node {node} ({role}): {publisher.count('confirmed')} confirmed, "
-            f"{consumer.count('delivered')} delivered, {seen} disconnects so far"
+            f"{turn}/{len(sequence)} {planned.kind} of node {scene.node} ({planned.role}): "
+            f"{stage.sender.count(stage.workload.progress)} {stage.workload.progress}, "
+            f"{stage.receiver.count('delivered')} delivered, {seen} disconnects so far"
         )
-    injuries.await_health()
-    _await_steady(publisher, consumer)
+    ward.await_health()
+    stage.await_steady()
     return faults
-
-
-def _await_steady(publisher: Player, consumer: Player) -> None:
-    """Return when confirms and deliveries have come for STEADY_S without a hole of a second.
-
-    A client that stays without them for STEADY_MAX_S is hurt enough; the drill goes on, and the gap is in its figures.
-    """
-    start_s = steady_since_s = time.monotonic()
-    while (now := time.monotonic()) - steady_since_s < STEADY_S and now - start_s < STEADY_MAX_S:
-        publisher.require_alive()
-        consumer.require_alive()
-        if now - publisher.last_s("confirmed") > 1.0 or now - consumer.last_s("delivered") > 1.0:
-            steady_since_s = now
-        time.sleep(0.1)
 
 
 def _await_silence(consumer: Player) -> None:
@@ -199,12 +244,12 @@ def _declare(brokers: stand.Cluster, run: str, queue_type: str) -> None:
         connection.channel().queue_declare(queue_name(run), durable=True, arguments={"x-queue-type": queue_type})
 
 
-def _drain(brokers: stand.Cluster, run: str) -> list[tuple[int, bool]]:
-    """Everything that is still in the queue, past every proxy; then the queue is deleted."""
+def _drain(brokers: stand.Cluster, run: str, queue_type: str) -> list[tuple[int, bool]]:
+    """Everything that is still in the queue, past every proxy; then it is deleted. A stream keeps what was read."""
     drained = []
     with _direct(brokers) as connection:
         channel = connection.channel()
-        while (found := channel.basic_get(queue_name(run), auto_ack=True))[0] is not None:
+        while queue_type != "stream" and (found := channel.basic_get(queue_name(run), auto_ack=True))[0] is not None:
             drained.append((int(found[2].split()[1]), bool(found[0].redelivered)))
         channel.queue_delete(queue_name(run))
     return drained

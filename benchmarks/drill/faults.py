@@ -1,4 +1,4 @@
-"""How a broker is hurt, and how the cluster is made whole again, so that every fault hits a healthy one."""
+"""How brokers are hurt, and how the cluster is made whole again, so that every fault hits a healthy one."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.stand import NODE_PREFIX, Cluster, StandError
+from benchmarks.stand import NODE_PREFIX, Cluster, StandError, Way
 
 # SIGSTOP long enough for a heartbeat of 10 s to be missed by the slowest honest count.
 PAUSE_S = 15.0
 # A killed node stays away this long: a client must live on the others, not wait for its own.
 DOWN_S = 2.0
+# Longer than the cluster's net tick of 8 s, so that no broker takes it for a hiccup.
+PARTITION_S = 12.0
 HEAL_S = 120.0
-# A quorum member that is still missing then doesn't come back by itself; the node is restarted.
+# A member that is still missing then doesn't come back by itself; the node is restarted.
 MEMBER_MISSING_S = 45.0
 
 
@@ -29,19 +31,28 @@ class Fault:
     at_s: float
 
 
-class Injuries:
-    """The faults by name. Each hurts, keeps the node away for a while, and starts what it ended."""
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Where a fault happens: the node it is meant for, another one, the pid of the connection that is on the node.
 
-    def __init__(self, brokers: Cluster, queue: str, *, quorum: bool) -> None:
+    `delay_s` lies between two injuries of one fault.
+    """
+
+    brokers: Cluster
+    way: Way
+    node: int
+    other: int
+    connection: str
+    delay_s: float
+
+
+class Ward:
+    """The cluster between two faults: whole, with every member of the queue that the applications use."""
+
+    def __init__(self, brokers: Cluster, queue: str, *, replicated: bool) -> None:
         self._brokers = brokers
         self._queue = queue
-        self._quorum = quorum
-
-    def inflict(self, kind: str, node: int, connection: str) -> float:
-        """Hurt the node (for `close`: end the connection with this pid) and start it again. Returns the moment."""
-        at_s = time.monotonic()
-        FAULTS[kind](self._brokers, node, connection)
-        return at_s
+        self._replicated = replicated
 
     def await_health(self) -> None:
         """Return when every node answers AMQP and the queue has all of its members. Raises StandError in the end."""
@@ -61,7 +72,7 @@ class Injuries:
         """The nodes that don't answer, or don't have their member of the queue online."""
         lines = [line.split() for line in self._brokers.run("status").splitlines()]
         down = [int(words[0].removeprefix(NODE_PREFIX)) for words in lines if words[1] != "up"]
-        if down or not self._quorum:
+        if down or not self._replicated:
             return down
         try:
             listing = json.loads(
@@ -84,45 +95,103 @@ def connection_of(brokers: Cluster, name: str) -> tuple[int, str] | None:
             for line in brokers.ctl(node, "list_connections", "pid", "client_properties", timeout_s=30).splitlines():
                 pid, _, properties = line.partition("\t")
                 if name in properties:
-                    return int(pid.partition("@")[0].removeprefix(f"<{NODE_PREFIX}")), pid
+                    return _node_in(pid), pid
     return None
 
 
-def _kill9(brokers: Cluster, node: int, _: str) -> None:
-    brokers.run("kill9", node)
+def home_of(brokers: Cluster, queue: str) -> int:
+    """The node that a classic queue lives on, or the leader of a replicated one. Raises StandError."""
+    # A replicated queue has a leader; a classic one has none, and a pid that names its node.
+    for line in brokers.ctl(1, "list_queues", "name", "leader", "pid", timeout_s=30).splitlines():
+        name, leader, pid = (*line.split("\t"), "", "")[:3]
+        if name == queue:
+            return _node_in(leader or pid)
+    raise StandError(f"no broker knows the queue {queue}")
+
+
+def _node_in(text: str) -> int:
+    """`mq2@localhost` and `<mq2@localhost.1668.0>` are on node 2."""
+    return int(text.partition("@")[0].removeprefix("<").removeprefix(NODE_PREFIX))
+
+
+def _kill9(scene: Scene) -> None:
+    scene.brokers.run("kill9", scene.node)
     time.sleep(DOWN_S)
-    brokers.run("start", node)
+    scene.brokers.run("start", scene.node)
 
 
-def _sigterm(brokers: Cluster, node: int, _: str) -> None:
-    brokers.run("stop", node)
+def _sigterm(scene: Scene) -> None:
+    scene.brokers.run("stop", scene.node)
     time.sleep(DOWN_S)
-    brokers.run("start", node)
+    scene.brokers.run("start", scene.node)
 
 
-def _stop_app(brokers: Cluster, node: int, _: str) -> None:
-    brokers.ctl(node, "stop_app")
+def _stop_app(scene: Scene) -> None:
+    scene.brokers.ctl(scene.node, "stop_app")
     time.sleep(DOWN_S)
-    brokers.ctl(node, "start_app")
+    scene.brokers.ctl(scene.node, "start_app")
 
 
-def _pause(brokers: Cluster, node: int, _: str) -> None:
-    brokers.run("pause", node)
+def _pause(scene: Scene) -> None:
+    scene.brokers.run("pause", scene.node)
     time.sleep(PAUSE_S)
-    brokers.run("resume", node)
-    # Longer than the cluster's net tick: the node may be partitioned for good, and only a restart heals that.
-    brokers.run("stop", node)
-    brokers.run("start", node)
+    scene.brokers.run("resume", scene.node)
+    _rejoin(scene)
 
 
-def _close(brokers: Cluster, node: int, connection: str) -> None:
-    brokers.ctl(node, "close_connection", connection, "drill")
+def _partition(scene: Scene) -> None:
+    others = [node for node in scene.brokers.nodes if node != scene.node]
+    for other in others:
+        scene.brokers.run("partition", scene.node, other)
+    time.sleep(PARTITION_S)
+    for other in others:
+        scene.brokers.run("heal", scene.node, other)
+    _rejoin(scene)
 
 
-FAULTS: dict[str, Callable[[Cluster, int, str], None]] = {
+def _rejoin(scene: Scene) -> None:
+    """A node that was away for longer than the net tick may be partitioned for good; only a restart heals that."""
+    scene.brokers.run("stop", scene.node)
+    scene.brokers.run("start", scene.node)
+
+
+def _drain(scene: Scene) -> None:
+    """A maintenance as docs/OPERATING.md tells it; without a registry, as RabbitMQ's own manual does."""
+    with scene.way.drained(scene.brokers.endpoints[scene.node - 1]):
+        scene.brokers.run("upgrade", scene.node, "-q", "drain")
+        scene.brokers.run("stop", scene.node)
+        time.sleep(DOWN_S)
+        scene.brokers.run("start", scene.node)
+
+
+def _two(scene: Scene) -> None:
+    scene.brokers.run("kill9", scene.node, scene.other)
+    time.sleep(DOWN_S)
+    scene.brokers.run("start", scene.node, scene.other)
+
+
+def _again(scene: Scene) -> None:
+    scene.brokers.run("kill9", scene.node)
+    time.sleep(scene.delay_s)
+    scene.brokers.run("kill9", scene.other)
+    time.sleep(DOWN_S)
+    scene.brokers.run("start", scene.node, scene.other)
+
+
+def _close(scene: Scene) -> None:
+    scene.brokers.ctl(scene.node, "close_connection", scene.connection, "drill")
+
+
+# `home` is a kill as well; it hits the queue's node, not an application's (`Orders.sequence`).
+FAULTS: dict[str, Callable[[Scene], None]] = {
     "kill9": _kill9,
     "sigterm": _sigterm,
     "stop_app": _stop_app,
     "pause": _pause,
     "close": _close,
+    "drain": _drain,
+    "partition": _partition,
+    "home": _kill9,
+    "two": _two,
+    "again": _again,
 }

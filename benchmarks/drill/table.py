@@ -2,59 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from benchmarks.drill.account import Verdict
+from benchmarks.drill.account import Verdict, waits
 
-_COLUMNS = (
-    ("client", "client"),
-    ("mode", "way"),
+# The figures that add up over cells.
+_SUMS = (
     ("faults", "faults"),
     ("disconnects", "disconnects"),
     ("published", "published"),
     ("confirmed", "confirmed"),
     ("nacked", "nacked"),
+    ("undone", "undone"),
+    ("unanswered", "unanswered"),
     ("confirmed_but_lost", "confirmed but lost"),
     ("accepted_but_lost", "accepted but lost"),
     ("duplicates_flagged", "duplicates, flagged"),
     ("duplicates_unflagged", "duplicates, not flagged"),
     ("replayed", "published again"),
     ("duplicates_unexplained", "unexplained"),
-    ("longest_confirm_gap_ms", "longest gap, confirms (ms)"),
-    ("longest_delivery_gap_ms", "longest gap, deliveries (ms)"),
+)
+_WAITS = (
+    ("confirm_gap_ms", "gap of confirms per fault (ms) p50 / p99 / longest"),
+    ("delivery_gap_ms", "gap of deliveries per fault (ms) p50 / p99 / longest"),
+    ("recovered_ms", "recovered after (ms) p50 / p99 / longest"),
 )
 
 
 def markdown(verdicts: Sequence[Verdict], notes: Sequence[str]) -> str:
-    """Two tables: what the client saw; and how long it waited, fault by fault."""
-    seen = _table(
-        [title for _, title in _COLUMNS],
-        [[_cell(getattr(verdict, name)) for name, _ in _COLUMNS] for verdict in verdicts],
+    """Every cell; what they add up to for each way; and what each kind of fault did on each way."""
+    cells = _table(
+        ["client", "workload", "queue", "way", *(title for _, title in (*_SUMS, *_WAITS))],
+        [[*verdict.cell, *_figures([verdict])] for verdict in verdicts],
     )
-    waited = _table(
-        ["client", "way", "confirm gap per fault (ms) p50 / p99", "delivery gap per fault (ms) p50 / p99",
-         "recovered after (ms) p50 / p99"],
+    modes = list(dict.fromkeys(verdict.cell.mode for verdict in verdicts))
+    ways = _table(
+        ["way", *(title for _, title in (*_SUMS, *_WAITS))],
+        [[mode, *_figures([verdict for verdict in verdicts if verdict.cell.mode == mode])] for mode in modes],
+    )
+    suffered = [(fault, verdict.cell.mode) for verdict in verdicts for fault in verdict.per_fault]
+    kinds = _table(
+        ["fault", "way", "faults", "disconnects", *(title for _, title in _WAITS)],
         [
-            [verdict.client, verdict.mode, _pair(verdict.confirm_gap_per_fault_ms),
-             _pair(verdict.delivery_gap_per_fault_ms), _pair(verdict.recovery_ms)]
-            for verdict in verdicts
+            [kind, mode, *_effects([fault for fault, way in suffered if (fault["kind"], way) == (kind, mode)])]
+            for kind in dict.fromkeys(fault["kind"] for fault, _ in suffered)
+            for mode in modes
         ],
-    )  # fmt: skip
-    failures = [f"{verdict.client} by way of {verdict.mode} was not finished: {' '.join(verdict.failure.split())}"
+    )
+    failures = [f"{verdict.cell} was not finished: {' '.join(verdict.failure.split())}"
                 for verdict in verdicts if verdict.failure]  # fmt: skip
-    return "\n".join([*seen, "", *waited, "", *(f"- {note}" for note in [*notes, *failures]), ""])
+    texts = [f"- {note}" for note in (*notes, *failures)]
+    return "\n".join([*cells, "", *ways, "", *kinds, "", *texts, ""])
 
 
 def as_json(verdicts: Sequence[Verdict], notes: Sequence[str]) -> dict[str, object]:
     return {"notes": list(notes), "cells": [verdict.as_dict() for verdict in verdicts]}
 
 
-def _cell(value: object) -> str:
-    return "-" if value is None else f"{value:,.0f}" if isinstance(value, float) else str(value)
+def _figures(verdicts: Sequence[Verdict]) -> list[str]:
+    sums = [_sum(getattr(verdict, name) for verdict in verdicts) for name, _ in _SUMS]
+    return [*sums, *_waited([fault for verdict in verdicts for fault in verdict.per_fault])]
 
 
-def _pair(spread: dict[str, float]) -> str:
-    return f"{spread['p50']:,.0f} / {spread['p99']:,.0f}" if spread else "-"
+def _effects(faults: Sequence[dict[str, Any]]) -> list[str]:
+    return [str(len(faults)), _sum(fault["disconnects"] for fault in faults), *_waited(faults)]
+
+
+def _waited(faults: Sequence[dict[str, Any]]) -> list[str]:
+    spreads = [waits(faults, name) for name, _ in _WAITS]
+    return [
+        " / ".join(f"{spread[rank]:,.0f}" for rank in ("p50", "p99", "max")) if spread else "-" for spread in spreads
+    ]
+
+
+def _sum(figures: Iterable[int | None]) -> str:
+    """The sum of the figures that there are; a dash if there are none."""
+    known = [figure for figure in figures if figure is not None]
+    return str(sum(known)) if known else "-"
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

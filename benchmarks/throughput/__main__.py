@@ -79,8 +79,8 @@ def _rounds(
             for case in cases:
                 # Each round begins with another way, so that none is always first after a pause.
                 for mode in [*modes[turn % len(modes) :], *modes[: turn % len(modes)]]:
-                    addresses, proxy = ways[mode]
-                    sample = rig.measure(case, mode, addresses[0], asked.seconds, proxy)
+                    way = ways[mode]
+                    sample = rig.measure(case, mode, way.addresses[0], asked.seconds, way.proxy)
                     samples.append(sample)
                     took = f", p50 {sample.p50_us:.0f} us" if sample.p50_us else ""
                     _say(f"{turn + 1}/{asked.rounds} {case.broker} {case.kind} {case.size_bytes} B {mode}: "

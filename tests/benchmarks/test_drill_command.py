@@ -17,7 +17,17 @@ def drill(*arguments: str) -> subprocess.CompletedProcess:
 def test_help_names_every_way_to_ask_less_of_it() -> None:
     done = drill("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for flag in ("--quick", "--clients", "--modes", "--faults", "--json", "--markdown", "--port-base"):
+    for flag in (
+        "--quick",
+        "--clients",
+        "--workloads",
+        "--queues",
+        "--modes",
+        "--faults",
+        "--json",
+        "--markdown",
+        "--port-base",
+    ):
         assert flag in done.stdout
 
 
@@ -31,7 +41,9 @@ def test_help_names_every_way_to_ask_less_of_it() -> None:
         (("--rate", "fast"), "argument --rate: invalid int value: 'fast'"),
         (("--rate", "0"), "--rate must be at least 1"),
         (("--prefetch", "-1"), "--prefetch must be at least 1"),
-        (("--queue-type", "mirrored"), "argument --queue-type: invalid choice: 'mirrored'"),
+        (("--queues", "mirrored"), "--queues: mirrored unknown; of quorum, classic, stream"),
+        (("--workloads", "confirm,gossip"), "--workloads: gossip unknown; of confirm, plain, get, tx, rpc, reply-to"),
+        (("--clients", "amqp", "--workloads", "rpc"), "nothing to do"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_started(arguments: tuple[str, ...], told: str) -> None:
