@@ -33,6 +33,7 @@ _COUNTED = {
     "returns": ("sidehop_returns", "Messages that a broker returned as unroutable."),
     "deliveries": ("sidehop_deliveries", "Messages handed to clients, answers to basic.get included."),
     "settles": ("sidehop_settles", "Deliveries that clients acknowledged, rejected or requeued."),
+    "suppressed": ("sidehop_suppressed", "Copies that were settled for a client and not shown to it."),
     "stale_acks": ("sidehop_stale_acks", "Acknowledgements for deliveries of a broker that is gone; dropped."),
     "replayed_publishes": ("sidehop_replayed_publishes", "Publishes sent again after a failover: possible duplicates."),
     "unrouted": ("sidehop_unrouted", "Publishes that no queue took while a broker was down: withheld and tried again."),

@@ -12,7 +12,7 @@ from proxy.session.ledger import Load
 from proxy.session.window import Window
 
 if TYPE_CHECKING:
-    from proxy.session.channel import Setup
+    from proxy.session.setup import Setup
 
 _DELIVER = U32.pack(m.BASIC_DELIVER)
 

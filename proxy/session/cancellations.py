@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
-from proxy.session.channel import NO_CONTENT, Channel, Pending, Setup
+from proxy.session.channel import NO_CONTENT, Channel, Pending
 from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
 from proxy.session.journal import Journal, Phase
 from proxy.session.restoration import Restoration
+from proxy.session.setup import Setup
 
 # Each refused question is a line in the broker's log; a queue that has been away for long is not missed for seconds.
 ASK_INTERVAL_MAX_S = 5.0

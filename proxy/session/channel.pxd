@@ -20,9 +20,11 @@ cdef class Channel:
     cdef public bint streaming
     cdef public bint returning
     cdef public set withheld
+    cdef public bint rewrites
     cdef public long long offset
     cdef public Window window
     cdef public object arrears
+    cdef public object handed
     cdef public int no_ack
     cdef public dict readers
     cdef public object reader

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import Buffer, method_frame
 from proxy.amqp.wire import U32
 from proxy.session.arrears import Arrears
 from proxy.session.ledger import Ledger, Load
-from proxy.session.stream import NO_STREAM, OFFSET, UNPLACED, offset_in, read_on
+from proxy.session.setup import ACKED, MIXED, Setup
+from proxy.session.stream import NO_STREAM, UNPLACED, offset_in
 from proxy.session.uplink import Uplink
 from proxy.session.window import Window
+
+if TYPE_CHECKING:
+    from proxy.session.copies import Handed
 
 _RETURN = U32.pack(m.BASIC_RETURN)
 
@@ -25,9 +30,6 @@ HEADER_DUE = -1
 TAG_GAP_MAX = 2**32
 
 PLAIN, CONFIRM, TX = 0, 1, 2
-
-# `Channel.no_ack`. REPLIES, by direct reply-to, all bear the number of the next delivery. MIXED costs a look-up each.
-ACKED, UNACKED, REPLIES, MIXED = 0, 1, 2, 3
 
 
 @dataclass(slots=True)
@@ -51,41 +53,6 @@ class Pending:
     unnamed: bytes = b""
 
 
-@dataclass(slots=True)
-class Setup:
-    """One entry of a channel's ordered list of qos and consume; a qos applies to the consumers after it.
-
-    `tag` is empty for a qos. `frame` is what is sent on every broker. `paused`: the present broker has been told to
-    cancel it, since the channel is to move. `stream_offset` is where in a stream the client has read to.
-    `absent`: its queue is out of reach, no broker is asked for it.
-    """
-
-    request: int
-    frame: bytes
-    tag: bytes = b""
-    queue: bytes = b""
-    no_ack: int = ACKED
-    is_global: bool = False
-    exclusive: bool = False
-    paused: bool = False
-    stream_offset: int = UNPLACED
-    absent: bool = False
-
-    @property
-    def placed(self) -> bool:
-        """It reads a stream, and has got something from it."""
-        return self.stream_offset >= 0
-
-    @property
-    def sought(self) -> bool:
-        """The client chose where in a stream to begin; no broker accepts that for any other queue."""
-        return OFFSET in self.frame
-
-    def again(self) -> bytes:
-        """The frame for the next broker: a stream is read on behind what the client has seen whole."""
-        return read_on(self.frame, self.stream_offset + 1) if self.placed else self.frame
-
-
 class Channel:
     """State of one client channel. The relay reads and writes the first block for every frame."""
 
@@ -98,6 +65,7 @@ class Channel:
         "discarding",
         "doubted",
         "flowing",
+        "handed",
         "held",
         "held_bytes",
         "held_get",
@@ -126,6 +94,7 @@ class Channel:
         "restart_wanted",
         "restarts",
         "returning",
+        "rewrites",
         "settling_until",
         "setup",
         "streaming",
@@ -156,10 +125,12 @@ class Channel:
         self.streaming = False
         # A content under way is one of our own publishes that comes back, since no queue took it.
         self.returning = False
+        self.rewrites = False  # what is said of deliveries does not pass as it is
         self.offset = 0
         self.window = Window()
-        # What the client holds of brokers that are gone; None while that is nothing.
+        # What the client holds of brokers that are gone, if anything; by what its messages are known, if that is asked.
         self.arrears: Arrears | None = None
+        self.handed: Handed | None = None
         self.no_ack = ACKED
         # Consumers of streams, and those whose first delivery has not told yet; None, so that no delivery is looked
         # at, where there are none. `reader` is the one whose delivery is under way; above the tag `read_since` all
@@ -277,6 +248,8 @@ class Channel:
         if self.arrears is not None:
             self.arrears.drop(self.window)
             self.arrears = None
+        if self.handed is not None:
+            self.handed.forget()
 
     def remember(self, entry: Setup) -> None:
         """Add a qos or a consumer; a qos directly after its like replaces it, so the list cannot grow without end."""
@@ -344,6 +317,7 @@ class Channel:
         self.muted = False
         self.offset = self.window.top
         self.window.reset(self.offset)
+        self.rewrites = self.offset > 0 or self.handed is not None
         self.deliver_left = NO_CONTENT
         self.release()
         self.reader = None

@@ -8,4 +8,5 @@ cdef class Counters:
     cdef public long long returns
     cdef public long long settles
     cdef public long long stale_acks
+    cdef public long long suppressed
     cdef public long long unrouted

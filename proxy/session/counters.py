@@ -19,6 +19,7 @@ class Counters:
         "returns",
         "settles",
         "stale_acks",
+        "suppressed",
         "unrouted",
     )
 
@@ -31,6 +32,7 @@ class Counters:
         self.deliveries = 0
         self.settles = 0
         self.stale_acks = 0
+        self.suppressed = 0
         self.replayed_publishes = 0
         self.unrouted = 0
 
@@ -45,6 +47,7 @@ class Counters:
         self.deliveries += other.deliveries
         self.settles += other.settles
         self.stale_acks += other.stale_acks
+        self.suppressed += other.suppressed
         self.replayed_publishes += other.replayed_publishes
         self.unrouted += other.unrouted
 

@@ -45,7 +45,7 @@ class ClientOwner(Protocol):
         ...
 
     def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
-        """Ack, reject or nack on a channel whose tags differ from the broker's."""
+        """Ack, reject or nack on a channel where they do not pass as they are."""
         ...
 
 
@@ -198,7 +198,7 @@ class _ClientWalk:
         bits = self.buf[pos + 19]
         if channel.mode == TX:
             channel.tx_dirty = True
-        if channel.offset:
+        if channel.rewrites:
             emit(self.out, self.sent, self.mark, pos)
             self.mark = pos + ACK_BYTES + OVERHEAD_BYTES
             self.owner.translate_settle(channel, ident, tag, bits)

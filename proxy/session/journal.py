@@ -18,6 +18,7 @@ from proxy.errors import ClientError
 from proxy.reports import Report
 from proxy.session.channel import CONFIRM, Channel
 from proxy.session.commands import Command, HangUp
+from proxy.session.copies import Copies
 from proxy.session.counters import Counters
 from proxy.session.credentials import Credentials, Face
 from proxy.session.ledger import Load
@@ -143,6 +144,7 @@ class Journal:
         self.load = Load()
         self.channels: list[Channel | None] = []
         self.topology = Topology()
+        self.copies = Copies(self) if policy.suppress_duplicates else None
         self.credentials: Credentials | None = None
         self.vhost = b""
         self.offered: frozenset[bytes] = frozenset()

@@ -37,6 +37,7 @@ cdef class _BrokerWalk:
     cdef Py_ssize_t passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(complete=bint, stop=Py_ssize_t)
     cdef content(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t size)
+    cdef show(self, Channel channel, list content)
     @cython.locals(buf=bytes, tag_at=Py_ssize_t, tag=cython.longlong, no_ack=int, whole=Py_ssize_t)
     cdef Py_ssize_t deliver(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(tag=cython.longlong, multiple=bint)

@@ -28,8 +28,10 @@ from proxy.amqp.frames import (
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
-from proxy.session.channel import ACKED, HEADER_DUE, MIXED, NO_CONTENT, REPLIES, TAG_GAP_MAX, Channel
+from proxy.session.channel import HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, Channel
 from proxy.session.counters import Counters
+from proxy.session.identity import unmarked
+from proxy.session.setup import ACKED, MIXED, REPLIES
 from proxy.session.uplink import Uplink
 
 
@@ -150,14 +152,21 @@ class _BrokerWalk:
             _hold(channel, self.out, self.buf, pos, stop, self.owner.hold_bytes_max)
             if complete and channel.returning:
                 self.owner.returned(channel)
-            elif complete and channel.arrears is not None:
-                channel.arrears.take(channel.release(), channel.window, self.out)
             elif complete:
-                self.out.extend(channel.release())
+                self.show(channel, channel.release())
         if complete:
             self.inline = None
             channel.streaming = False
             channel.held_get = None
+
+    def show(self, channel: Channel, content: list[Buffer]) -> None:
+        """A content that was held is complete."""
+        if channel.handed is not None and content:
+            content = channel.handed.arrived(content)
+        if channel.arrears is not None:
+            channel.arrears.take(content, channel.window, self.out)
+        else:
+            self.out.extend(content)
 
     def deliver(self, channel: Channel, pos: int, stop: int) -> int:
         buf = self.buf
@@ -180,7 +189,7 @@ class _BrokerWalk:
             channel.reader = channel.readers.get(buf[pos + 12 : tag_at])
             if channel.reader is None:
                 channel.read_since = tag
-        if channel.offset:
+        if channel.rewrites:
             self.emit_upto(pos, stop)
             channel.hold(buf[pos:tag_at] + U64.pack(tag) + buf[tag_at + 8 : stop], stop - pos)
         elif channel.reader is None:
@@ -188,7 +197,7 @@ class _BrokerWalk:
             if whole:
                 return whole
         channel.deliver_left = HEADER_DUE
-        if not channel.offset:
+        if not channel.rewrites:
             self.inline = channel
             self.inline_at = pos
         return stop
@@ -250,7 +259,10 @@ def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int
     if not channel.returning:
         if channel.arrears is not None:
             channel.arrears.flush(out)
-        out.extend(channel.release())
+        content = channel.release()
+        if channel.handed is not None:
+            unmarked(content)
+        out.extend(content)
         channel.streaming = True
     elif channel.held_bytes > channel.load.unsettled_bytes + limit_bytes:
         raise BrokerError("broker returned what nobody published")

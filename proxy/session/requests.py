@@ -9,12 +9,15 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
-from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, REPLIES, TX, Channel, Pending, Setup
+from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending
+from proxy.session.copies import Handed
 from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO
+from proxy.session.settlements import Settlements
+from proxy.session.setup import REPLIES, Setup
 
 
 class Requests:
@@ -28,6 +31,7 @@ class Requests:
         self.forces_mandatory = journal.policy.forces_mandatory
         self._greeting = Greeting(journal)
         self._declarations = Declarations(journal, self._ask)
+        self._settlements = Settlements(journal)
 
     # The owner that the scanner talks to.
 
@@ -65,43 +69,8 @@ class Requests:
         channel.tell_broker(m.ConfirmSelect(nowait=True))
 
     def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
-        """Ack, reject or nack after a failover: tags up to the offset name deliveries of a broker that is gone.
-
-        Their messages come again, so such an ack must reach nobody. A multiple ack goes on only if it settles
-        something here, since a broker answers one that settles nothing with 406.
-        """
-        arrears = channel.arrears
-        if arrears is not None:
-            shown = arrears.shown(channel.window)
-            multiple = ident != m.BASIC_REJECT and bool(bits & 1)
-            if multiple and tag == 0:
-                tag = channel.window.last_open(shown) or shown
-            elif tag > shown:
-                arrears.flush(self.journal.client_out)  # nobody has told it that number: the broker has to judge
-            arrears.settle(tag, multiple=multiple)
-        self._pass_settle(channel, ident, tag, bits)
-        channel.relieve(self.journal.client_out)
-
-    def _pass_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
-        window = channel.window
-        offset = channel.offset
-        if ident != m.BASIC_REJECT and bits & 1:
-            # A broker answers 406 to a number that was settled before, whatever is open below it.
-            upto = tag or window.last_open(window.top)
-            settled = window.settle_upto(upto or window.top)
-            # A rollback makes acks undone that the window has settled, so in a transaction the broker has to judge.
-            judged = channel.mode == TX and (tag == 0 or tag > offset)
-            if not settled and not judged and tag <= window.top:
-                self.counters.stale_acks += 1
-                return
-            tag = tag if judged else upto
-        elif tag <= offset and tag != 0:
-            self.counters.stale_acks += 1
-            return
-        else:
-            window.settle(tag)
-        head = b"\x01" + channel.number.to_bytes(2, "big") + b"\0\0\0\x0d" + U32.pack(ident)
-        channel.out.append(head + U64.pack(max(tag - offset, 0)) + bytes((bits, 206)))
+        """Ack, reject or nack of what came from several brokers, or has copies."""
+        self._settlements.take(channel, ident, tag, bits)
 
     def drain(self, channel: Channel) -> None:
         """Let what the client sent meanwhile take the way it would have taken."""
@@ -128,6 +97,9 @@ class Requests:
             raise ClientError(f"channel number {number} is above the maximum {journal.channel_max}", reply_code=504)
         self.channels.extend([None] * (number + 1 - len(self.channels)))
         channel = Channel(number, journal.load)
+        if journal.copies is not None:
+            channel.handed = Handed(channel, journal.copies)
+            channel.rewrites = True
         self.channels[number] = channel
         if journal.crowded and journal.attached:
             journal.refuse_channel(channel)
@@ -252,10 +224,8 @@ class Requests:
         self._ask(channel, q._replace(queue=q.queue or channel.last_queue)).no_ack = q.no_ack
 
     def _recover(self, channel: Channel, frame: bytes, payload: bytes) -> None:
-        top = channel.window.top
-
         def recovered(_: bytes) -> None:
-            channel.window.settle_upto(top)
+            channel.window.settle_upto(channel.window.top)
             channel.forgive()
 
         self._forward(channel, m.BASIC_RECOVER, frame, recovered)
@@ -281,6 +251,8 @@ class Requests:
         if channel.arrears is not None:
             channel.arrears.flush(self.journal.client_out)
             channel.arrears = None
+        if channel.handed is not None:
+            channel.handed.forget()
         if channel.covered:
             channel.ledgered = False
             channel.ledger.clear()

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
-from proxy.session.channel import TX, Channel, Pending, Setup
+from proxy.session.channel import TX, Channel, Pending
 from proxy.session.journal import Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
 from proxy.session.restraint import Restraint
+from proxy.session.setup import Setup
 from proxy.session.stream import OFFSET
 from proxy.session.topology import Declaration, Entity, entities_of, entity_of
 from proxy.session.uplink import Uplink

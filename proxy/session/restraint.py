@@ -36,6 +36,8 @@ class Restraint:
             arrears.drop(stale)
         if channel.half_seen:
             stale.settle(top)
+        if channel.handed is not None:
+            channel.handed.lose_broker(stale)
         if arrears is not None:
             arrears.stale.append(stale)
             stale = arrears.stale

@@ -349,6 +349,8 @@ class Session:
         """What has become possible since the last event."""
         journal = self.journal
         self.answers.progress()
+        if journal.copies is not None and journal.copies.owing:
+            journal.copies.progress()
         candidate = journal.candidate
         if candidate is not None and candidate.stage is Stage.RESTORING:
             searching = self.attachment.searching

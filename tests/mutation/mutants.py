@@ -172,6 +172,37 @@ MUTANTS = (
         "return self.stale.open_count",
         "a delivery overtakes those that wait",
     ),
+    # Copies that the client does not see.
+    Mutant(
+        "        if answer is not Answer.AGAIN:\n            self._note(name, answer)\n",
+        "        self._note(name, answer)\n",
+        "what the client wants to see again is kept from it",
+    ),
+    Mutant(
+        "        name = (identity.queue, identity.what)\n",
+        '        name = (b"", identity.what)\n',
+        "a message of one queue is taken for that of another",
+    ),
+    Mutant(
+        "if multiple and handed is not None and handed.shadows:",
+        "if multiple and handed is not None and not handed:",
+        "an ack of everything settles a copy of what is held on another channel",
+    ),
+    Mutant(
+        "[each for each in self._held if each > offset and not window.is_open(each)]",
+        "[each for each in self._held if each > offset and not window.top]",
+        "what was kept back and never shown is taken for seen",
+    ),
+    Mutant(
+        "        if not identity.exact and not redelivered and copies.known(name):\n",
+        "        if not identity.exact and redelivered and copies.known(name):\n",
+        "a second message with the same message-id is taken for a copy",
+    ),
+    Mutant(
+        "        self._copies.lose(self)\n        while self._held:\n",
+        "        while self._held:\n",
+        "a copy that the broker has taken back is given back once more",
+    ),
     # Publishes and confirms.
     Mutant(
         "return self._replayed[tag - 1] if 0 < tag <= len(self._replayed) else tag + self._shift",

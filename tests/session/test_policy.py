@@ -6,10 +6,11 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.errors import ConfigError
-from proxy.session.channel import Channel, Setup
+from proxy.session.channel import Channel
 from proxy.session.counters import Counters
 from proxy.session.ledger import Load
 from proxy.session.policy import SessionPolicy
+from proxy.session.setup import Setup
 
 
 @pytest.mark.parametrize(

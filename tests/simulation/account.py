@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tests.simulation.cluster import Violation
@@ -18,6 +19,9 @@ class Account:
     settled: set[bytes] = field(default_factory=set)
     seen: Counter[bytes] = field(default_factory=Counter)
     seen_fresh: Counter[bytes] = field(default_factory=Counter)
+    # How often the client has given one back, to see it again; and what it took without saying for which consumer.
+    given_back: Counter[bytes] = field(default_factory=Counter)
+    unknown: set[bytes] = field(default_factory=set)
 
     def arrived(self, body: bytes, *, redelivered: bool) -> None:
         self.seen[body] += 1
@@ -40,6 +44,11 @@ class Account:
         extra = sum(count - 1 for count in self.seen_fresh.values() if count > 1)
         if extra > replayed:
             raise Violation(f"{extra} duplicates are neither flagged nor counted, {replayed} publishes were replayed")
+
+    def check_once(self, bodies: Iterable[bytes]) -> None:
+        """Nothing is seen more often than its client wants."""
+        known = (body for body in bodies if body not in self.unknown)
+        found("a copy was shown", (body for body in known if self.seen[body] > 1 + self.given_back[body]))
 
 
 def found(complaint: str, bodies: object) -> None:

@@ -39,10 +39,11 @@ class Channel:
         self.taken: set[int] = set()
         self.singles: set[int] = set()
         self.poisoned = False
-        self.publishing: list | None = None  # exchange, key, bytes left (None: header due), body, mandatory
+        # exchange, key, bytes left (None: header due), body, mandatory, properties
+        self.publishing: list | None = None
         # A transaction: what is published, what is settled (and whether it is to be queued again).
         self.tx = False
-        self.tx_published: list[tuple[bytes, bytes]] = []
+        self.tx_published: list[tuple[bytes, bytes, bytes]] = []
         self.tx_settled: list[tuple[int, Queue, Message, bool]] = []
 
     def has_room(self) -> bool:
@@ -102,7 +103,7 @@ class Channel:
     def _publish(self, payload: bytes) -> None:
         reader = Reader(payload, 6)
         exchange, key, bits = reader.shortstr(), reader.shortstr(), reader.octet()
-        self.publishing = [exchange, key, None, b"", bool(bits & 1)]
+        self.publishing = [exchange, key, None, b"", bool(bits & 1), b""]
         self.connection.publishes = True
         if self.connection.node.alarmed:
             self.connection.block()
@@ -113,23 +114,24 @@ class Channel:
         if publishing[2] is None:
             self.need(kind == HEADER, "505 expected a content header")
             publishing[2] = U64.unpack_from(data, 11)[0]
+            publishing[5] = data[19:-1]
         else:
             self.need(kind == BODY, "505 expected a content body")
             publishing[3] += data[7:-1]
             publishing[2] -= len(data) - 8
             self.need(publishing[2] >= 0, "501 body longer than announced")
         if publishing[2] == 0:
-            exchange, key, _, body, mandatory = publishing
+            exchange, key, _, body, mandatory, properties = publishing
             self.publishing = None
-            self._published(exchange, key, body, mandatory)
+            self._published(exchange, key, body, mandatory, properties)
 
-    def _published(self, exchange: bytes, key: bytes, body: bytes, mandatory: bool) -> None:
+    def _published(self, exchange: bytes, key: bytes, body: bytes, mandatory: bool, properties: bytes) -> None:
         if exchange == NO_EXCHANGE:
             self.need(self.number in self.cluster.careless, "404 no exchange")
             self.refuse(404, "NOT_FOUND - no exchange 'nope' in vhost '/'")
             return
         if self.tx:
-            self.tx_published.append((key, body))
+            self.tx_published.append((key, body, properties))
             return
         self.published += self.confirms  # what came before confirm.select is not counted
         number = self.published
@@ -141,15 +143,16 @@ class Channel:
             return
         if key in self.cluster.homeless:
             if mandatory:
-                self.say(on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key)) + content(self.number, body))
+                back = on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key))
+                self.say(back + content(self.number, body, properties=properties))
             self._taken(number)
             return
-        self.clock.after(delay_s, lambda: self._take(number, key, body))
+        self.clock.after(delay_s, lambda: self._take(number, key, body, properties))
 
-    def _take(self, number: int, key: bytes, body: bytes) -> None:
+    def _take(self, number: int, key: bytes, body: bytes, properties: bytes) -> None:
         if self.connection.crashed and self.rng.random() < 0.5:
             return
-        self.cluster.take(key, body)
+        self.cluster.take(key, body, properties)
         self._taken(number)
 
     def _taken(self, number: int) -> None:
@@ -189,8 +192,8 @@ class Channel:
 
     def _tx_commit(self, payload: bytes) -> None:
         self.need(self.tx, "406 channel is not transactional")
-        for key, body in self.tx_published:
-            self.cluster.take(key, body)
+        for published in self.tx_published:
+            self.cluster.take(*published)
         self.cluster.requeue([(queue, message) for _, queue, message, requeue in self.tx_settled if requeue])
         self.tx_published.clear()
         self.tx_settled.clear()
@@ -261,7 +264,8 @@ class Channel:
         pieces = (300, 1000) if len(message.body) < 2000 else (1000, 4000)
         piece = self.rng.choice(pieces)
         agreed = self.connection.frame_max - 8
-        return content(self.number, message.body, agreed if piece == 4000 else min(piece, agreed))
+        size = agreed if piece == 4000 else min(piece, agreed)
+        return content(self.number, message.body, size, message.properties)
 
     def _cancel(self, payload: bytes) -> None:
         tag = m.decode(m.BasicCancel, payload).consumer_tag
@@ -307,7 +311,8 @@ class Channel:
         settled = [(each, *self.unacked.pop(each)) for each in tags]
         for _, _, message in settled:
             self.need(
-                self.cluster.may_settle(message.body), f"{message.body[:30]!r} was settled by nobody the client knows"
+                requeue or self.cluster.may_settle(message.body),
+                f"{message.body[:30]!r} was settled by nobody the client knows",
             )
         if self.tx:
             self.tx_settled += [(*each, requeue) for each in settled]

@@ -34,6 +34,7 @@ class Client:
         self.roles = roles
         self.large_bytes = large_bytes
         self.frame_max = 131072
+        self.names = False  # its messages have a `message-id`
         self.covered = True  # what it publishes without confirms is promised to arrive
         self.state = "start"
         self.channels: dict[int, ClientChannel] = {}

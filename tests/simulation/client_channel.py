@@ -10,7 +10,18 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD
 from proxy.amqp.wire import U64, Reader
 from tests.simulation.cluster import Violation
-from tests.support.engine_frames import ack, bare, consume, frames_of, nack, on, publish, reject
+from tests.support.engine_frames import (
+    NO_PROPERTIES,
+    ack,
+    bare,
+    consume,
+    frames_of,
+    nack,
+    named,
+    on,
+    publish,
+    reject,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.client import Client
@@ -51,7 +62,7 @@ class ClientChannel:
         self.recovering = False
         self.consumers: dict[bytes, str] = {}
         self.no_ack: set[bytes] = set()
-        self.arriving: list | None = None  # tag, redelivered, holds, bytes left, body
+        self.arriving: list | None = None  # tag, redelivered, holds, bytes left, body, unknown
         self.half: list[bytes] = []  # frames of a publish that is not all sent
 
     # What a role decides.
@@ -112,7 +123,7 @@ class ClientChannel:
         if ident == GET[0]:
             got = m.decode(m.BasicGetOk, payload)
             self._tag(got.delivery_tag)
-            self.arriving = [got.delivery_tag, got.redelivered, True, None, b""]
+            self.arriving = [got.delivery_tag, got.redelivered, True, None, b"", True]
         elif then is not None:
             then(payload)
 
@@ -120,6 +131,7 @@ class ClientChannel:
         need(self.may_be_closed(close), f"channel {self.number} was closed: {close}")
         self.send(on(self.number, m.ChannelCloseOk()))
         if self.state != "closing":
+            self._give_back()
             del self.client.channels[self.number]
             return
         # Its own close has crossed this one, and is answered as well.
@@ -128,7 +140,7 @@ class ClientChannel:
         self.asked.append(own)
         self.half.clear()
         self.unconfirmed.clear()
-        self.open_tags.clear()
+        self._give_back()
 
     def _tag(self, tag: int) -> None:
         need(tag > self.last_tag, f"delivery tag {tag} after {self.last_tag}")
@@ -139,7 +151,8 @@ class ClientChannel:
         consumer, tag, redelivered = reader.shortstr(), reader.longlong(), bool(reader.octet())
         need(self.consumers.get(consumer) in ("on", "ending"), f"a delivery to {consumer!r}: {self.consumers}")
         self._tag(tag)
-        self.arriving = [tag, redelivered, consumer not in self.no_ack, None, b""]
+        holds = consumer not in self.no_ack
+        self.arriving = [tag, redelivered, holds, None, b"", not holds]
 
     def _content(self, kind: int, data: bytes) -> None:
         arriving = self.arriving
@@ -152,8 +165,10 @@ class ClientChannel:
             arriving[4] += data[7:-1]
             arriving[3] -= len(data) - 8
         if arriving[3] == 0:
-            tag, redelivered, holds, _, body = arriving
+            tag, redelivered, holds, _, body, unknown = arriving
             self.arriving = None
+            if unknown:
+                self.account.unknown.add(body)
             self.account.arrived(body, redelivered=redelivered)
             if holds:
                 self.open_tags[tag] = body
@@ -188,6 +203,7 @@ class ClientChannel:
         self.state = "closing"
 
         def closed(_: bytes) -> None:
+            self._give_back()
             del self.client.channels[self.number]
 
         self.ask(on(self.number, m.ChannelClose(200, b"bye")), OK["close"], closed)
@@ -210,7 +226,9 @@ class ClientChannel:
             else:
                 body += b"x" * self.rng.choice((0, 0, 40, 900))
             piece = self.rng.choice((300, 4000)) if len(body) < 2000 else min(8000, self.client.frame_max - 8)
-            frames = frames_of(publish(self.number, body, key=key, exchange=exchange, piece_bytes=piece))
+            properties = named(body[:250]) if self.client.names else NO_PROPERTIES
+            whole = publish(self.number, body, key=key, exchange=exchange, piece_bytes=piece, properties=properties)
+            frames = frames_of(whole)
             self.published += 1
             if self.confirms:
                 self.unconfirmed[self.published] = body
@@ -263,7 +281,7 @@ class ClientChannel:
 
         def recovered(_: bytes) -> None:
             self.recovering = False
-            self.open_tags.clear()
+            self._give_back()
 
         self.ask(bare(self.number, m.BASIC_RECOVER, b"\x01"), OK["recover"], recovered)
 
@@ -284,11 +302,18 @@ class ClientChannel:
             self.settled(upto)
             self.send(ack(self.number, tag, multiple=True))
         elif form < 0.85:
+            self.account.given_back[self.open_tags[tag]] += 1
             self.settled([tag])
             self.send(reject(self.number, tag, requeue=True))
         elif form < 0.95:
+            self.account.given_back.update(self.open_tags[each] for each in upto)
             self.settled(upto)
             self.send(nack(self.number, tag, multiple=True, requeue=True))
+
+    def _give_back(self) -> None:
+        """What it holds is void, and may come again."""
+        self.account.given_back.update(self.open_tags.values())
+        self.open_tags.clear()
 
     def settled(self, tags: list[int]) -> None:
         for tag in tags:

@@ -30,6 +30,7 @@ class Violation(AssertionError):
 class Message:
     order: int
     body: bytes = field(compare=False)
+    properties: bytes = field(compare=False)
     redelivered: bool = field(default=False, compare=False)
 
 
@@ -60,13 +61,13 @@ class Cluster:
         self.careless: set[int] = set()
         self._order = 0
 
-    def take(self, key: bytes, body: bytes) -> None:
+    def take(self, key: bytes, body: bytes, properties: bytes) -> None:
         queue = self.queues.get(key)
         if queue is None:
             return
         self._order += 1
         self.taken[body] += 1
-        queue.ready.append(Message(self._order, body))
+        queue.ready.append(Message(self._order, body, properties))
         self.clock.after(0.0005, lambda: self.dispatch(queue))
 
     def requeue(self, unacked: list[tuple[Queue, Message]]) -> None:

@@ -17,6 +17,8 @@ WORK_S = 12.0
 # After the last fault everything must have settled within this time; a channel's own mistake, replayed again and again
 # with what was published before it, can take several times `failover_timeout_s`.
 PROGRESS_S = 300.0
+# What is around a body in a delivery, at most; what is larger than a session keeps streams, and is shown.
+STREAMING_BYTES = 2000
 # A search may have begun shortly before the last node went.
 SEARCHED_BEFORE_S = 5.0
 
@@ -40,6 +42,7 @@ class World:
         self.client = Client(recipe.rng("client"), "m", self.shell.to_engine.send, recipe.roles(), recipe.large_bytes())
         self.client.frame_max = of_client
         self.client.covered = not recipe.has("as_sent")
+        self.client.names = recipe.has("names")
         self.client.may_be_told = self._may_be_told
         self.faults = Faults(self)
         self.acting = True
@@ -63,6 +66,11 @@ class World:
         account = self.client.account
         replayed = self.shell.session.journal.counters.replayed_publishes
         account.check_delivery(self.cluster.taken, replayed, all_seen=not self.client.acks_all)
+        if self.recipe.has("names"):
+            hold_bytes = self.shell.policy.delivery_hold_bytes_max
+            held = [body for body in account.seen if len(body) + STREAMING_BYTES <= hold_bytes]
+            # Without a mark, one that was published again is another message.
+            account.check_once(body for body in held if self.cluster.taken[body] == 1)
         self._check_what_lives()
         self.acting = False
         self.client.close()

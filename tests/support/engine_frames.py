@@ -13,6 +13,8 @@ from proxy.errors import ClientError
 
 HEARTBEAT = HEARTBEAT_FRAME
 CLASS_BASIC = Struct("!HHQH")
+CLASS_BASIC_SIZE = Struct("!HHQ")
+NO_PROPERTIES = b"\0\0"
 NAMES = {number: cls.__name__ for number, (cls, _) in codec._LAYOUT.items()} | {
     m.BASIC_DELIVER: "BasicDeliver",
     m.BASIC_GET_EMPTY: "BasicGetEmpty",
@@ -33,9 +35,9 @@ def bare(channel: int, ident: int, arguments: bytes = b"") -> bytes:
     return frame(METHOD, channel, U32.pack(ident) + arguments)
 
 
-def content(channel: int, body: bytes, piece_bytes: int = 100_000) -> bytes:
+def content(channel: int, body: bytes, piece_bytes: int = 100_000, properties: bytes = NO_PROPERTIES) -> bytes:
     """Header and body frames."""
-    header = frame(HEADER, channel, CLASS_BASIC.pack(60, 0, len(body), 0))
+    header = frame(HEADER, channel, CLASS_BASIC_SIZE.pack(60, 0, len(body)) + properties)
     pieces = [body[at : at + piece_bytes] for at in range(0, len(body), piece_bytes)]
     return header + b"".join(frame(BODY, channel, piece) for piece in pieces)
 
@@ -48,10 +50,16 @@ def publish(
     exchange: bytes = b"",
     piece_bytes: int = 100_000,
     mandatory: bool = False,
+    properties: bytes = NO_PROPERTIES,
 ) -> bytes:
     """basic.publish with its content."""
     arguments = b"\0\0" + shortstr(exchange) + shortstr(key) + bytes((mandatory,))
-    return bare(channel, m.BASIC_PUBLISH, arguments) + content(channel, body, piece_bytes)
+    return bare(channel, m.BASIC_PUBLISH, arguments) + content(channel, body, piece_bytes, properties)
+
+
+def named(name: bytes) -> bytes:
+    """Properties of a message that has a `message-id` and nothing else."""
+    return b"\0\x80" + shortstr(name)
 
 
 def deliver(
