@@ -14,7 +14,7 @@ cdef int PLAIN, TX
 cdef unsigned long long BODY_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef unsigned long BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
-cdef Py_ssize_t ACK_BYTES
+cdef Py_ssize_t ACK_BYTES, _LARGE_BYTES
 cdef list _NOWHERE
 
 
@@ -42,6 +42,7 @@ cdef class _ClientWalk:
     cdef Py_ssize_t passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(whole=Py_ssize_t)
     cdef Py_ssize_t publish(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
+    cdef force(self, Py_ssize_t pos, Py_ssize_t stop, bint alone)
     cdef record(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop, Py_ssize_t publishes)
     @cython.locals(channel=Channel, unfinished=bint)
     cdef end_run(self, Py_ssize_t pos)

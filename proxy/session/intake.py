@@ -26,6 +26,8 @@ from proxy.session.relay import emit
 
 # The output before the first frame of a channel, which nothing is ever added to.
 _NOWHERE: list[Buffer] = []
+# From here on two more pieces of output cost less than a copy of the content.
+_LARGE_BYTES = 4096
 
 
 class ClientOwner(Protocol):
@@ -61,7 +63,7 @@ class _ClientWalk:
     """One walk over a region. `mark` is where the bytes begin that are not in the output yet.
 
     `out` is the output of the broker connection of the channel that spoke last: on the move a session has two.
-    `sent` is what goes there: the region, or `forced`, a copy in which publishes have become mandatory.
+    `sent` is what goes there: the region, or `forced`, a copy in which small publishes have become mandatory.
     """
 
     __slots__ = (
@@ -159,16 +161,27 @@ class _ClientWalk:
                 emit(self.out, self.sent, self.mark, pos)
                 self.mark = pos
                 owner.cover_publishes(channel)
-        if channel.ledgered and self.forces_mandatory:
-            if self.forced is None:
-                self.forced = bytearray(self.buf)
-                self.sent = memoryview(self.forced)
-            force_mandatory(self.forced, pos, stop)
         whole = content_end(self.buf, stop, channel.number, self.size_max)
         if not whole:
             channel.publish_left = HEADER_DUE
+        if channel.ledgered and self.forces_mandatory:
+            self.force(pos, stop, not whole or whole - stop >= _LARGE_BYTES)
         self.record(channel, pos, whole or stop, 1)
         return whole or stop
+
+    def force(self, pos: int, stop: int, alone: bool) -> None:
+        """Make a publish mandatory in what is sent: in a copy of its method frame alone, or of the whole region."""
+        if alone:
+            emit(self.out, self.sent, self.mark, pos)
+            self.mark = stop
+            head = bytearray(self.buf[pos:stop])
+            force_mandatory(head, 0, stop - pos)
+            self.out.append(memoryview(head))
+            return
+        if self.forced is None:
+            self.forced = bytearray(self.buf)
+            self.sent = memoryview(self.forced)
+        force_mandatory(self.forced, pos, stop)
 
     def record(self, channel: Channel, pos: int, stop: int, publishes: int) -> None:
         """Add a publish's frame to the run of its channel, if the channel keeps a ledger."""
