@@ -64,7 +64,7 @@ class Driver:
         self._dialled = 0  # the generation that `_dialling` is for
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._was_steady = False
+        self._was_quiet = False
         self._reading = True
         self._busy = False
         self._opened_at = self._loop.time()
@@ -214,8 +214,8 @@ class Driver:
         if journal.client_out:
             self._client.write(_taken(journal.client_out))
             pulse.wrote(None, now)
-        for uplink in journal.uplinks:
-            if uplink.out:
+        for uplink in (journal.uplink,) if self.engine.quiet else journal.uplinks:
+            if uplink is not None and uplink.out:
                 self._legs[uplink.generation].link.write(_taken(uplink.out))
                 pulse.wrote(uplink, now)
         if journal.commands and not self._busy:
@@ -297,7 +297,7 @@ class Driver:
     def _heed(self, withdrawn: bool, now: float) -> None:
         if withdrawn:
             self.engine.leave("its broker is to be left", now)
-            self._was_steady = False  # the timer is set for heartbeats only
+            self._was_quiet = False  # the timer is set for heartbeats only
         else:
             self.engine.stay(now)
 
@@ -379,10 +379,10 @@ class Driver:
 
     def _arm(self) -> None:
         """One timer a session. It is left alone while it is early enough: re-arming for each chunk would cost more."""
-        steady = self.engine.steady
-        if steady and self._was_steady and self._timer is not None:
+        quiet = self.engine.quiet
+        if quiet and self._was_quiet and self._timer is not None:
             return
-        self._was_steady = steady
+        self._was_quiet = quiet
         due = self.engine.deadline()
         if due is None:
             return

@@ -50,7 +50,7 @@ class Answers:
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink
         # What was asked with `channel.flow` inside a publish, where no method may stand.
-        self._flow_asked: dict[Channel, tuple[Uplink | None, bool]] = {}
+        self.flow_asked: dict[Channel, tuple[Uplink | None, bool]] = {}
 
     # The owner that the scanner talks to.
 
@@ -60,6 +60,7 @@ class Answers:
         Raises `BrokerError`.
         """
         speaker = self.speaker
+        self.journal.stirred = True
         self._think(kind, number, frame)
         return speaker.stage is not Stage.OVER
 
@@ -96,10 +97,12 @@ class Answers:
 
     def broker_confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
         """A confirm that the client does not expect, or under another number, or a refusal."""
+        self.journal.stirred = True
         self._confirms.take(channel, tag, multiple, nack)
 
     def returned(self, channel: Channel) -> None:
         """A publish that no queue took is here again, whole."""
+        self.journal.stirred = True
         self._unrouted.returned(channel)
 
     # Channel 0.
@@ -174,14 +177,14 @@ class Answers:
         channel.hold(frame, len(frame))
 
     def _flow(self, channel: Channel, frame: bytes) -> None:
-        self._flow_asked[channel] = (channel.uplink, m.decode(m.ChannelFlow, frame[7:-1]).active)
+        self.flow_asked[channel] = (channel.uplink, m.decode(m.ChannelFlow, frame[7:-1]).active)
 
     def progress(self) -> None:
         """Answer `channel.flow` where the client is between two publishes."""
-        for channel, (uplink, active) in list(self._flow_asked.items()):
+        for channel, (uplink, active) in list(self.flow_asked.items()):
             gone = channel.uplink is not uplink or channel.muted or channel.awaits_close_ok
             if gone or channel.publish_left == NO_CONTENT:
-                del self._flow_asked[channel]
+                del self.flow_asked[channel]
                 if not gone:
                     channel.tell_broker(m.ChannelFlowOk(active))
 

@@ -159,6 +159,8 @@ class Journal:
         self.candidate: Uplink | None = None
         self.leaving: Uplink | None = None
         self.recovered_at: float | None = None
+        # A frame was thought about, so that something may have become possible.
+        self.stirred = False
         self._told_blocked = False
         self._compacted_at = now
         self.secret_updates: list[tuple[bytes, bytes]] = []

@@ -37,6 +37,7 @@ class Requests:
 
     def client_frame(self, kind: int, number: int, frame: bytes) -> None:
         """Think about a frame that may not simply pass. Raises `ClientError`."""
+        self.journal.stirred = True
         if kind not in (METHOD, HEADER, BODY) or (kind == METHOD and len(frame) < 12):
             raise ClientError(f"unknown frame of type {kind}", reply_code=501)
         ident = U32.unpack_from(frame, 7)[0] if kind == METHOD else 0

@@ -43,6 +43,8 @@ class Session:
 
     `troubled` tells whether the cluster is known to be unwell at a time; refusals are then not believed at once. `via`
     is added to the client's connection name. `place_by_vhost`: the choice of a broker depends on the virtual host.
+    `quiet`: nothing is under way but heartbeats, whose deadlines traffic only moves back, so that a timer may stay as
+    it is, and bytes whose every frame simply passes change nothing else.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Session:
         self.loss = Loss(self.journal, self.attachment, self.restoration, self.restarts, self.requests, self.ending)
         self.move = Move(self.journal, self.attachment, self.restarts, self.requests)
         self._inlet = Inlet()
+        self.quiet = False
 
     # Events.
 
@@ -98,8 +101,10 @@ class Session:
             if journal.load.unsettled_bytes > journal.policy.publish_bytes_max:
                 journal.bound_unfinished()
         except ClientError as error:
+            journal.stirred = True
             self.client_broke(error)
-        self._progress()
+        if not self.quiet or journal.stirred or journal.load.unsettled_bytes > journal.policy.unsettled_bytes_max:
+            self._progress()
 
     def from_broker(self, generation: int, chunk: bytes, now: float) -> None:
         """The broker of a generation sent bytes."""
@@ -121,9 +126,11 @@ class Session:
             uplink.inlet.keep(buf, pos)
             self.stopwatch.confirmed()
         except (BrokerError, ClientError) as error:
+            journal.stirred = True
             if uplink.stage is not Stage.OVER:
                 self.loss.lost(uplink, error.reason, "lost")
-        self._progress()
+        if not self.quiet or journal.stirred:
+            self._progress()
 
     def broker_up(self, generation: int, endpoint: str, now: float) -> None:
         """The connection that `Dial` asked for is there."""
@@ -219,21 +226,6 @@ class Session:
             due.extend(channel.settling_until for channel in journal.live_channels())
         return min((at for at in due if at is not None), default=None)
 
-    @property
-    def steady(self) -> bool:
-        """Nothing is under way but heartbeats, whose deadlines traffic only moves back: a timer may stay as it is."""
-        return (
-            self.journal.attached
-            and self.ending.until is None
-            and not self.journal.load.parked_bytes
-            and not self.restarts.under_way
-            and not self.move.under_way
-            and not self.confirms.in_doubt
-            and not self.journal.load.withheld
-            and not self.cancellations.under_way
-            and self.restoration.retry_at is None
-        )
-
     # Lifecycle: what one frame can cause.
 
     def credentials_given(self) -> None:
@@ -253,7 +245,7 @@ class Session:
     def client_broke(self, error: ClientError) -> None:
         """The client broke the protocol or a limit: the broker has no part in it."""
         self.ending.because("client_error")
-        self.end_client(error.reply_code, f"{_NAMES.get(error.reply_code, 'ERROR')} - {error.reason}")
+        self.end_client(error.reply_code, error.reply_text)
 
     def client_closes(self) -> None:
         """The client wants to end the connection."""
@@ -371,6 +363,25 @@ class Session:
         if wanted is not self.pulse.reading:
             self.pulse.read(wanted)
             journal.commands.append(ReadClient(wanted))
+        journal.stirred = False
+        self.quiet = wanted and self._nothing_waits()
+
+    def _nothing_waits(self) -> bool:
+        journal = self.journal
+        return (
+            journal.phase is Phase.RUNNING
+            and journal.attached
+            and self.attachment.since is None
+            and self.ending.until is None
+            and not journal.load.parked_bytes
+            and not journal.load.withheld
+            and not self.restarts.under_way
+            and not self.move.under_way
+            and not self.confirms.in_doubt
+            and not self.cancellations.under_way
+            and not self.answers.flow_asked
+            and self.restoration.retry_at is None
+        )
 
     def _watch_pulses(self) -> None:
         journal = self.journal
@@ -388,15 +399,3 @@ class Session:
                     self.attachment.failed("no answer to the handshake", "handshake_failed")
             elif self.pulse.broker_silent(uplink):
                 self.loss.lost(uplink, "missed heartbeats", "heartbeat_missed")
-
-
-# Reply codes as RabbitMQ names them at the start of a reply text.
-_NAMES = {
-    501: "FRAME_ERROR",
-    503: "COMMAND_INVALID",
-    504: "CHANNEL_ERROR",
-    506: "RESOURCE_ERROR",
-    505: "UNEXPECTED_FRAME",
-    530: "NOT_ALLOWED",
-    541: "INTERNAL_ERROR",
-}
