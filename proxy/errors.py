@@ -6,7 +6,6 @@ exception that leaves the engine is a bug; the driver's outermost frame turns it
 
 from __future__ import annotations
 
-
 # Reply codes as RabbitMQ names them at the start of a reply text.
 _NAMES = {
     501: "FRAME_ERROR",
