@@ -50,7 +50,7 @@ class Answers:
         # The broker connection whose bytes are looked at.
         self.speaker: Uplink
         # What was asked with `channel.flow` inside a publish, where no method may stand.
-        self.flow_asked: dict[Channel, tuple[Uplink | None, bool]] = {}
+        self._flow_asked: dict[Channel, tuple[Uplink | None, bool]] = {}
 
     # The owner that the scanner talks to.
 
@@ -177,14 +177,22 @@ class Answers:
         channel.hold(frame, len(frame))
 
     def _flow(self, channel: Channel, frame: bytes) -> None:
-        self.flow_asked[channel] = (channel.uplink, m.decode(m.ChannelFlow, frame[7:-1]).active)
+        self._flow_asked[channel] = (channel.uplink, m.decode(m.ChannelFlow, frame[7:-1]).active)
+
+    @property
+    def owing(self) -> bool:
+        """Something waits for the end of a publish."""
+        copies = self.journal.copies
+        return bool(self._flow_asked) or (copies is not None and copies.owing)
 
     def progress(self) -> None:
-        """Answer `channel.flow` where the client is between two publishes."""
-        for channel, (uplink, active) in list(self.flow_asked.items()):
+        """Say what had to wait for the end of a publish: the answer to `channel.flow`, and to copies."""
+        if self.journal.copies is not None:
+            self.journal.copies.progress()
+        for channel, (uplink, active) in list(self._flow_asked.items()):
             gone = channel.uplink is not uplink or channel.muted or channel.awaits_close_ok
             if gone or channel.publish_left == NO_CONTENT:
-                del self.flow_asked[channel]
+                del self._flow_asked[channel]
                 if not gone:
                     channel.tell_broker(m.ChannelFlowOk(active))
 

@@ -138,6 +138,7 @@ class Copies:
         uplink = channel.uplink
         if channel.publish_left != NO_CONTENT:
             handed.owed[tag] = answer
+            self._journal.stirred = True
             if handed not in self._owing:
                 self._owing.append(handed)
             return

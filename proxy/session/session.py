@@ -341,8 +341,6 @@ class Session:
         """What has become possible since the last event."""
         journal = self.journal
         self.answers.progress()
-        if journal.copies is not None and journal.copies.owing:
-            journal.copies.progress()
         candidate = journal.candidate
         if candidate is not None and candidate.stage is Stage.RESTORING:
             searching = self.attachment.searching
@@ -379,7 +377,7 @@ class Session:
             and not self.move.under_way
             and not self.confirms.in_doubt
             and not self.cancellations.under_way
-            and not self.answers.flow_asked
+            and not self.answers.owing
             and self.restoration.retry_at is None
         )
 
