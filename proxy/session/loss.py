@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from proxy.amqp import methods as m
@@ -18,6 +19,8 @@ from proxy.session.uplink import Stage, Uplink
 _NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode")
 # One virtual host failed there: its clients have to leave, the node is fine for all others.
 _VHOST_DOWN = re.compile(rb"vhost '.*' is down", re.DOTALL)
+# What was asked for is led by a process that is gone, and there is no other one yet: asking elsewhere, or later, helps.
+_LEADERLESS = re.compile(rb"\b(nodedown|noproc|noconnection|timeout)\b")
 _OBJECT_DELETED = re.compile(rb"(vhost|user) '.*' is deleted", re.DOTALL)
 # An operator's close, and an internal error of the broker, are recovered from at most this often.
 FORCED_CLOSE_PAUSE_S = 60.0
@@ -42,6 +45,8 @@ class Loss:
         self._requests = requests
         self._ending = ending
         self._forced_at: float | None = None
+        self._leaderless_since = 0.0
+        self._leaderless_at = -math.inf
 
     def closed(self, uplink: Uplink, close: m.ConnectionClose) -> None:
         """A broker said `connection.close`: recover if it is the node's affair, else it is the client's."""
@@ -71,10 +76,20 @@ class Loss:
         )
         if not operators and close.reply_code != 541:
             return False
+        if not operators and _LEADERLESS.search(close.reply_text):
+            return self._may_be_led_again()
         if self._forced_at is not None and journal.now < self._forced_at + FORCED_CLOSE_PAUSE_S:
             return False
         self._forced_at = journal.now
         return True
+
+    def _may_be_led_again(self) -> bool:
+        """Whether a queue without a leader is still worth asking for: for as long as any failover may take."""
+        now = self._journal.now
+        if now >= self._leaderless_at + FORCED_CLOSE_PAUSE_S:
+            self._leaderless_since = now
+        self._leaderless_at = now
+        return now < self._leaderless_since + self._journal.policy.failover_timeout_s
 
     def lost(self, uplink: Uplink, reason: str, outcome: Observation | None, cause: str = "operator_close") -> None:
         """A broker connection is over; its channels need another one. `cause` is for what is no outcome."""

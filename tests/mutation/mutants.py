@@ -77,6 +77,11 @@ MUTANTS = (
         "waits = channel.awaits_close_ok",
         "a channel is restored before its queue is there",
     ),
+    Mutant(
+        "return now < self._leaderless_since + self._journal.policy.failover_timeout_s",
+        "return now < self._leaderless_at + self._journal.policy.failover_timeout_s",
+        "a queue that never gets a leader is asked for ever",
+    ),
     # Brokers with other limits.
     Mutant(
         "        again = [journal.fitted(piece) for piece in ledger.replay()]\n",
