@@ -21,6 +21,9 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "internal_error": ("error", "A bug, with its stack: it ended one session with 541, or else the process."),
     "log_lines_dropped": ("warning", "The log was read too slowly; so many lines are lost."),
     "library_complained": ("warning", "A library that Sidehop uses had something to say."),
+    "memory_high": ("warning", "What is kept for clients nears its limit; those that would add to it wait."),
+    "memory_full": ("error", "What is kept for clients has reached its limit; new clients are refused."),
+    "memory_eased": ("info", "There is room again; nobody waits for it any more."),
     # sessions
     "session_opened": ("info", "A client has a broker behind it and may work."),
     "session_closed": ("info", "A session is over; the line tells it all."),

@@ -52,6 +52,11 @@ class Inlet:
         self._have = 0
         self._need = 0
 
+    @property
+    def kept_bytes(self) -> int:
+        """What is here of a frame that is not all here."""
+        return self._have
+
     def regions(self, chunk: bytes) -> list[tuple[bytes, int]]:
         """Regions to scan, as (buffer, start): the straddling frame if it is complete now, then the rest."""
         if not self._have:

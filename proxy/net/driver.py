@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 from proxy.amqp.frames import Buffer
-from proxy.net.census import Census, SessionView
-from proxy.net.dialler import Dialler, NoBroker
-from proxy.net.link import Link
-from proxy.reports import Report, ReportSink
+from proxy.net.census import SessionView
+from proxy.net.dialler import NoBroker
+from proxy.net.link import Leg, Link
+from proxy.net.surroundings import Surroundings
+from proxy.reports import Report
 from proxy.session.commands import Attached, CloseClient, Command, Dial, HangUp, LookAround, Observe, ReadClient
 from proxy.session.counters import Counters
-from proxy.session.credentials import Face
 from proxy.session.description import describe
-from proxy.session.policy import SessionPolicy
 from proxy.session.session import Session
 from proxy.upstream.balance import PickContext
-from proxy.upstream.pool import Pool
 
 _TOLD_AT_THE_END = ("bytes_from_client", "bytes_from_broker", "publishes", "deliveries", "replayed_publishes")
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all sessions of a process share."""
-
-    policy: SessionPolicy
-    pool: Pool
-    dialler: Dialler
-    census: Census
-    face: Face
-    rng: random.Random
-    report: ReportSink
-
-
-@dataclass(slots=True)
-class _Leg:
-    """A broker connection. Until the session is attached by it, it holds a place of the dialler."""
-
-    link: Link
-    endpoint: str
-    connected_at: float
-    attached: bool = False
 
 
 class Driver:
@@ -59,14 +33,14 @@ class Driver:
         self._over = over
         self._loop = asyncio.get_running_loop()
         self._client = client
-        self._legs: dict[int, _Leg] = {}
+        self._legs: dict[int, Leg] = {}
         self._dialling: asyncio.Task[None] | None = None
         self._dialled = 0  # the generation that `_dialling` is for
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._was_quiet = False
         self._reading = True
-        self._busy = False
+        self._pressed = self._busy = False
         self._opened_at = self._loop.time()
         self._total = Counters()
         self.id = f"{number:x}"
@@ -103,6 +77,31 @@ class Driver:
             **facts,
         )
 
+    # What the budget asks.
+
+    @property
+    def retained_bytes(self) -> int:
+        """What is kept for this session, by the engine and by its sockets."""
+        retained = self.engine.journal.retained_bytes + self._client.waiting_bytes
+        for leg in self._legs.values():
+            retained += leg.link.waiting_bytes
+        return retained
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """The part of it that are publishes which have begun and not ended."""
+        return self.engine.journal.unfinished_bytes
+
+    def press(self, share_bytes: int | None) -> None:
+        """Wait with whatever would keep more than this, as what a client leaves unread; None: go on."""
+        self._pressed = share_bytes is not None and self._client.waiting_bytes > share_bytes
+        self._share_the_pace(self._loop.time())
+        self._meet(partial(self.engine.press, share_bytes))
+
+    def overdraw(self, reason: str) -> None:
+        """End the client with an error that says why."""
+        self._meet(partial(self.engine.overdraw, reason))
+
     # What the links call.
 
     def link_received(self, link: Link, chunk: bytes) -> None:
@@ -114,6 +113,10 @@ class Driver:
             else:
                 self.engine.from_broker(link.generation, chunk, now)
             self._carry_out(now)
+            budget = self._around.budget
+            budget.unseen_bytes += len(chunk)
+            if budget.unseen_bytes > budget.credit_bytes:
+                budget.look(now)
         except Exception:
             self._bug(now)
 
@@ -140,33 +143,21 @@ class Driver:
 
     def endpoint_down(self, name: str, cause: str) -> None:
         """The pool knows that a broker behind this session is down."""
-        now = self._loop.time()
-        try:
+
+        def down(now: float) -> None:
             for generation in [number for number, leg in self._legs.items() if leg.endpoint == name]:
                 self.engine.broker_lost(generation, cause, now, "heartbeat_missed")
-            self._carry_out(now)
-        except Exception:
-            self._bug(now)
+
+        self._meet(down)
 
     def endpoint_withdrawn(self, name: str, withdrawn: bool) -> None:
         """The pool wants no sessions on an endpoint any more, or has changed its mind."""
-        if name != self.endpoint:
-            return
-        now = self._loop.time()
-        try:
-            self._heed(withdrawn, now)
-            self._carry_out(now)
-        except Exception:
-            self._bug(now)
+        if name == self.endpoint:
+            self._meet(partial(self._heed, withdrawn))
 
     def shut_down(self) -> None:
         """The process has to go."""
-        now = self._loop.time()
-        try:
-            self.engine.shut_down(now)
-            self._carry_out(now)
-        except Exception:
-            self._bug(now)
+        self._meet(self.engine.shut_down)
 
     def abort(self) -> None:
         """There is no more time, or not even a polite end is possible."""
@@ -175,6 +166,15 @@ class Driver:
         self._close(self._loop.time())
 
     # Inside.
+
+    def _meet(self, event: Callable[[float], None]) -> None:
+        """Have the engine take an event, and do what it then asks for."""
+        now = self._loop.time()
+        try:
+            event(now)
+            self._carry_out(now)
+        except Exception:
+            self._bug(now)
 
     def _tick(self) -> None:
         self._timer = None
@@ -202,7 +202,7 @@ class Driver:
     def _share_the_pace(self, now: float) -> None:
         """Read no faster from one side than the other side takes it. A client that is gone keeps nobody waiting."""
         client_waits = any(leg.link.full for leg in self._legs.values())
-        broker_waits = self._client.full and self.engine.ending.client_here
+        broker_waits = (self._client.full or self._pressed) and self.engine.ending.client_here
         self._client.read(self._reading and not client_waits)
         for leg in self._legs.values():
             leg.link.read(not broker_waits)
@@ -279,13 +279,13 @@ class Driver:
 
     def _connected(self, endpoint: str, link: Link, generation: int) -> None:
         now = self._loop.time()
-        self._legs[generation] = _Leg(link, endpoint, now)
+        self._legs[generation] = Leg(link, endpoint, now)
         self._share_the_pace(now)
         self.engine.broker_up(generation, endpoint, now)
         self._settle_counts()
         self._carry_out(now)
 
-    def _attached(self, leg: _Leg) -> None:
+    def _attached(self, leg: Leg) -> None:
         pool = self._around.pool
         pool.attached(leg.endpoint)
         leg.attached = True
@@ -312,7 +312,7 @@ class Driver:
             self._leave(leg, abort=command.abort)
             self._share_the_pace(now)
 
-    def _leave(self, leg: _Leg, *, abort: bool) -> None:
+    def _leave(self, leg: Leg, *, abort: bool) -> None:
         if abort:
             leg.link.abort()
         else:

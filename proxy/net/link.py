@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from proxy.amqp.frames import Buffer
@@ -93,6 +94,11 @@ class Link(asyncio.Protocol):
 
     # What the driver calls.
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What was written and the peer's socket has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def write(self, pieces: list[Buffer]) -> None:
         """Write slices of immutable bytes: the transport may keep them as they are."""
         if self._transport is not None and not self._transport.is_closing():
@@ -123,3 +129,13 @@ class Link(asyncio.Protocol):
         self._closed = True
         if self._transport is not None:
             self._transport.abort()
+
+
+@dataclass(slots=True)
+class Leg:
+    """A session's link to a broker. Until the session is attached by it, it holds a place of the dialler."""
+
+    link: Link
+    endpoint: str
+    connected_at: float
+    attached: bool = False

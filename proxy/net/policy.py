@@ -9,12 +9,17 @@ from proxy.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class ListenPolicy:
-    """Where clients connect. Loopback unless the operator says otherwise; `sessions_max` bounds memory."""
+    """Where clients connect. Loopback unless the operator says otherwise.
+
+    `sessions_max` bounds sockets, and the memory of idle sessions; `retained_bytes_max` what is kept for all clients
+    together: publishes, input, deliveries, and what waits in sockets.
+    """
 
     host: str = "127.0.0.1"
     port: int = 5672
     backlog: int = 1024
     sessions_max: int = 10000
+    retained_bytes_max: int = 1024 * 1024 * 1024
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
@@ -25,6 +30,8 @@ class ListenPolicy:
             raise ConfigError("listen.port must be 0 (any free one) to 65535")
         if self.sessions_max < 1 or self.backlog < 1:
             raise ConfigError("listen.sessions_max and listen.backlog must be at least 1")
+        if self.retained_bytes_max < 16 * 1024 * 1024:
+            raise ConfigError("listen.retained_bytes_max must be at least 16777216")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("listen.tls_cert and listen.tls_key go together")
         if self.tls_client_ca and not self.tls_cert:

@@ -6,12 +6,14 @@ import asyncio
 import random
 import ssl
 
+from proxy.net.budget import Budget
 from proxy.net.census import Census
 from proxy.net.dialler import Dialler
-from proxy.net.driver import Driver, Surroundings
+from proxy.net.driver import Driver
 from proxy.net.link import Link
 from proxy.net.policy import DialPolicy, ListenPolicy
 from proxy.net.refusals import Refusals, watch_handshakes
+from proxy.net.surroundings import Surroundings
 from proxy.reports import Report, ReportSink
 from proxy.session.credentials import Face
 from proxy.session.policy import SessionPolicy
@@ -23,7 +25,7 @@ CLOSE_WAIT_S = 1.0
 
 
 class Server:
-    """Accepts clients and owns their sessions."""
+    """Accepts clients and owns their sessions. `budget` is what is kept for all of them together."""
 
     def __init__(
         self,
@@ -38,11 +40,13 @@ class Server:
         self._policy = listen
         self._census = census
         self._report = Refusals(report)
+        self.budget = Budget(listen.retained_bytes_max, self._drivers, report)
         self._around = Surroundings(
             policy=session,
             pool=pool,
             dialler=Dialler(dial, pool, rng),
             census=census,
+            budget=self.budget,
             face=Face(),
             rng=rng,
             report=self._report,
@@ -80,6 +84,7 @@ class Server:
             ssl_handshake_timeout=self._around.policy.handshake_timeout_s if self._tls is not None else None,
             backlog=self._policy.backlog,
         )
+        self.budget.start()
 
     async def drain(self, grace_s: float) -> None:
         """Go on serving until the last client has left, or the grace is over. New clients are still accepted: an
@@ -93,6 +98,7 @@ class Server:
         for driver in self._drivers():
             driver.shut_down()
         await self._emptied(CLOSE_WAIT_S)
+        self.budget.stop()
         for driver in self._drivers():
             driver.abort()
         for link in self._links:
@@ -123,7 +129,10 @@ class Server:
         return _ClientLink(self)
 
     def admit(self, link: Link) -> Driver | None:
-        """Open a session for a client, unless there are too many."""
+        """Open a session for a client, unless there are too many, or they keep too much already."""
+        if self.budget.full:
+            self._refused("memory", "listen.retained_bytes_max is reached", link.peer)
+            return None
         if len(self._census.sessions) >= self._policy.sessions_max:
             self._refused("sessions_max", "listen.sessions_max is reached", link.peer)
             return None

@@ -76,6 +76,7 @@ class Sidecar:
         self._vitals = Vitals(
             build=build,
             census=self._census,
+            budget=self._server.budget,
             pool=self._pool,
             discovery=self._discovery.status,
             listener=self._server,

@@ -87,6 +87,7 @@ class Telemetry(Collector):
             },
         )
         yield from self._sessions()
+        yield from self._memory()
         yield from self._endpoints(self._vitals.pool.views(self._now))
         yield from self._failovers()
         yield from self._discovery()
@@ -109,6 +110,15 @@ class Telemetry(Collector):
             for endpoint, value in _bounded(held).items():
                 gauge.add_metric([endpoint], value)
             yield gauge
+
+    def _memory(self) -> Iterator[Metric]:
+        budget = self._vitals.budget
+        text = "Memory that is kept for all clients together."
+        yield GaugeMetricFamily("sidehop_retained_bytes", text, value=budget.retained_bytes)
+        text = "Its limit, listen.retained_bytes_max."
+        yield GaugeMetricFamily("sidehop_retained_limit_bytes", text, value=budget.limit_bytes)
+        text = "1 while clients wait for it to become less."
+        yield GaugeMetricFamily("sidehop_memory_pressed", text, value=budget.pressed)
 
     def _endpoints(self, views: list[EndpointView]) -> Iterator[Metric]:
         usable = self._vitals.pool.usable(self._now)

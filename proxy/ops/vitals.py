@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.net.budget import Budget
 from proxy.net.census import Census
 from proxy.ops.build import Build
 from proxy.upstream.endpoint import DiscoveryStatus, Rejected
@@ -46,6 +47,7 @@ class Vitals:
 
     build: Build
     census: Census
+    budget: Budget
     pool: Pool
     discovery: DiscoveryStatus
     listener: Listener
@@ -58,6 +60,9 @@ class Vitals:
         reasons = []
         if not self.listener.listening:
             reasons.append("the listener is not up")
+        if self.budget.full:
+            kept, limit = self.budget.retained_bytes, self.budget.limit_bytes
+            reasons.append(f"{kept} bytes are kept for clients, listen.retained_bytes_max is {limit}")
         if not self.pool.usable(now):
             reasons.append(self._no_broker(now))
         return reasons

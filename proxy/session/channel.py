@@ -217,15 +217,15 @@ class Channel:
         """Keep a piece of a delivery until its last body frame is here."""
         if self.held is None:
             self.held = []
-            self.held_bytes = 0
         self.held.append(piece)
         self.held_bytes += size
+        self.load.held_bytes += size
 
     def release(self) -> list[Buffer]:
         """The held pieces, to be forwarded; the channel keeps none."""
         self.returning = False
-        held = self.held or []
-        self.held = None
+        held, self.held = self.held or [], None
+        self.load.held_bytes -= self.held_bytes
         self.held_bytes = 0
         return held
 

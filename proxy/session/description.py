@@ -93,4 +93,13 @@ def _waiting(session: Session) -> str:
     settling = [channel.number for channel in channels if channel.settling_until is not None]
     if settling:
         return f"channels {settling} end or change their mode when what they published is confirmed"
-    return "" if session.pulse.reading else "the broker has not confirmed what fills the memory that a session may use"
+    return _unread(session)
+
+
+def _unread(session: Session) -> str:
+    """Why its client is not read."""
+    if session.pulse.reading:
+        return ""
+    if session.journal.share_bytes is not None:
+        return "all clients together fill listen.retained_bytes_max: this one goes on when less is kept for it"
+    return "the broker has not confirmed what fills the memory that a session may use"

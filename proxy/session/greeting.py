@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import method_frame
+from proxy.amqp.frames import PROTOCOL_HEADER, method_frame
 from proxy.errors import ClientError
 from proxy.session.credentials import MECHANISMS, Credentials
+from proxy.session.ending import Ending
 from proxy.session.journal import Journal, Phase
 from proxy.session.uplink import Stage
 
@@ -92,6 +93,24 @@ class Greeting:
         m.method_id(m.ConnectionCloseOk): _close_ok,
         m.method_id(m.ConnectionUpdateSecret): _update_secret,
     }
+
+
+def take_header(journal: Journal, ending: Ending, buf: bytes, pos: int) -> int:
+    """The first eight bytes; returns where the rest begins. A stranger is told what is spoken here (section 4.2.2)."""
+    given = buf[pos : pos + len(PROTOCOL_HEADER)]
+    if given == PROTOCOL_HEADER:
+        journal.phase = Phase.STARTING
+        journal.offered = journal.face.capabilities
+        journal.tell_client(0, m.ConnectionStart(0, 9, journal.face.properties, b"PLAIN AMQPLAIN", b"en_US"))
+        return pos + len(given)
+    if PROTOCOL_HEADER.startswith(given):
+        return pos
+    journal.client_out.append(PROTOCOL_HEADER)
+    reason = f"it spoke {spoken(buf[pos:])}; this port expects AMQP 0-9-1"
+    journal.report("session_refused", cause="wrong_protocol", reason=reason)
+    ending.because("wrong_protocol")
+    ending.end()
+    return len(buf)
 
 
 def spoken(first: bytes) -> str:

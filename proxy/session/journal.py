@@ -13,7 +13,7 @@ from typing import Protocol
 
 from proxy.amqp import methods as m
 from proxy.amqp.fragments import cut
-from proxy.amqp.frames import METHOD, OVERHEAD_BYTES, Buffer, method_frame
+from proxy.amqp.frames import METHOD, OVERHEAD_BYTES, Buffer, Inlet, method_frame
 from proxy.errors import ClientError
 from proxy.reports import Report
 from proxy.session.channel import CONFIRM, Channel
@@ -138,6 +138,7 @@ class Journal:
         self.now = now
         self.phase = Phase.GREETING
         self.lifecycle: Lifecycle  # set by the session, which is one
+        self.inlet = Inlet()  # of the client
         self.client_out: list[Buffer] = []
         self.commands: list[Command] = []
         self.counters = Counters()
@@ -164,6 +165,8 @@ class Journal:
         self._told_blocked = False
         self._compacted_at = now
         self.secret_updates: list[tuple[bytes, bytes]] = []
+        # While the process is short of memory: what may be kept for this client. At 0, nothing is read on top of it.
+        self.share_bytes: int | None = None
 
     @property
     def scratch(self) -> int:
@@ -235,6 +238,14 @@ class Journal:
             if self.credentials.can(b"connection.blocked"):
                 self.tell_client(0, word)
 
+    @property
+    def retained_bytes(self) -> int:
+        """What is kept for this client: publishes, input, deliveries, and frames that are not all here."""
+        retained = self.load.retained_bytes + self.inlet.kept_bytes
+        for uplink in self.uplinks:
+            retained += uplink.inlet.kept_bytes
+        return retained
+
     def wants_input(self, reading: bool) -> bool:
         """Whether the client may go on sending, by what is kept for it; half of a limit must be free to begin again.
 
@@ -243,21 +254,24 @@ class Journal:
         """
         load, policy = self.load, self.policy
         slack = 1.0 if reading else 0.5
-        if load.parked_bytes > policy.parked_bytes_max * slack:
+        parked_max, unsettled_max = policy.parked_bytes_max, policy.unsettled_bytes_max
+        if self.share_bytes is not None:
+            parked_max, unsettled_max = min(parked_max, self.share_bytes), min(unsettled_max, self.share_bytes)
+        if load.parked_bytes > parked_max * slack:
             return False
-        if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
+        if load.unsettled_bytes <= unsettled_max * slack:
             return True
         channels = self.live_channels()
         waiting = any(channel.restart_wanted for channel in channels)
-        if waiting and load.unsettled_bytes <= policy.unsettled_bytes_max + policy.publish_bytes_max:
+        if waiting and load.unsettled_bytes <= unsettled_max + policy.publish_bytes_max:
             return True  # it waits for the rest of a publish, which is still with the client
         if reading or self.now >= self._compacted_at + COMPACT_INTERVAL_S:
             self._compacted_at = self.now
             for channel in channels:
                 channel.ledger.compact()
-        if load.unsettled_bytes <= policy.unsettled_bytes_max * slack:
+        if load.unsettled_bytes <= unsettled_max * slack:
             return True
-        if load.withheld:
+        if load.withheld or self.share_bytes == 0:
             return False
         # Only a broker that has something to confirm can make room.
         confirmable = (channel.ledger for channel in channels if not channel.restart_wanted)
@@ -265,10 +279,15 @@ class Journal:
 
     def bound_unfinished(self) -> None:
         """Publishes that are not complete cannot be confirmed, and no other limit stops them. Raises `ClientError`."""
-        size = sum(channel.ledger.unfinished_bytes for channel in self.live_channels())
+        size = self.unfinished_bytes
         if size > self.policy.publish_bytes_max:
             text = f"publishes of {size} bytes and more exceed session.publish_bytes_max"
             raise ClientError(text, reply_code=506)
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Publishes that have begun and not ended, which no broker can confirm."""
+        return sum(channel.ledger.unfinished_bytes for channel in self.live_channels())
 
     def live_channels(self) -> list[Channel]:
         """Channels that the client has open."""

@@ -4,6 +4,7 @@ from proxy.session.window cimport Window
 
 
 cdef class Load:
+    cdef public long long held_bytes
     cdef public long long kept_bytes
     cdef public long long parked_bytes
     cdef public long long unsettled_bytes

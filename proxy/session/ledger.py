@@ -18,26 +18,37 @@ DIRECT_REPLY_TO = b"amq.rabbitmq.reply-to"
 _PUBLISH_BYTES_MIN = OVERHEAD_BYTES + 4 + 2 + 1 + 1 + 1
 
 
+# What keeping one run or one withheld publish takes beside its bytes: a message of 10 bytes by itself is kept in 300.
+RUN_BYTES = 256
+
+
 class Load:
     """What a session keeps in memory for others, in bytes; the limits of `SessionPolicy` apply to it."""
 
-    __slots__ = ("kept_bytes", "parked_bytes", "unsettled_bytes", "withheld")
+    __slots__ = ("held_bytes", "kept_bytes", "parked_bytes", "unsettled_bytes", "withheld")
 
     def __init__(self) -> None:
+        self.held_bytes = 0
         self.kept_bytes = 0
         self.parked_bytes = 0
         self.unsettled_bytes = 0
         # Publishes that no queue took; their bytes are among the unsettled ones.
         self.withheld = 0
 
+    @property
+    def retained_bytes(self) -> int:
+        """All of it."""
+        return self.held_bytes + self.kept_bytes + self.parked_bytes + self.unsettled_bytes
+
     def withhold(self, size_bytes: int) -> None:
         """Keep one publish more, or one less for a negative size."""
-        self.withheld += 1 if size_bytes > 0 else -1
-        self.unsettled_bytes += size_bytes
+        sign = 1 if size_bytes > 0 else -1
+        self.withheld += sign
+        self.unsettled_bytes += size_bytes + sign * RUN_BYTES
 
 
 class Run:
-    """Consecutive publishes as the client sent them: whole frames, no object for each."""
+    """Consecutive publishes as the client sent them: whole frames, no object for each. `size_bytes`: what it takes."""
 
     __slots__ = ("count", "first", "pieces", "size_bytes")
 
@@ -45,7 +56,7 @@ class Run:
         self.first = first
         self.count = 0
         self.pieces: list[Buffer] = []
-        self.size_bytes = 0
+        self.size_bytes = RUN_BYTES
 
 
 class Ledger:
@@ -114,6 +125,7 @@ class Ledger:
         else:
             run = Run(self.window.top + 1)
             self._runs.append(run)
+            self._load.unsettled_bytes += RUN_BYTES
         run.pieces.append(piece)
         run.count += count
         run.size_bytes += size
@@ -181,9 +193,10 @@ class Ledger:
         self._load.unsettled_bytes -= len(whole) - cut
         if run.count:
             run.pieces = [whole[:cut]]
-            run.size_bytes = cut
+            run.size_bytes = cut + RUN_BYTES
         else:
             self._runs.pop()
+            self._load.unsettled_bytes -= RUN_BYTES
         self._oldest_last = 0
         self.settle(self.window.floor, multiple=True)
         return whole[cut:]

@@ -34,6 +34,10 @@ from proxy.session.identity import unmarked
 from proxy.session.setup import ACKED, MIXED, REPLIES
 from proxy.session.uplink import Uplink
 
+# So many times `delivery_hold_bytes_max` is held back for all channels of a client. A broker ends one content before it
+# begins the next, so only one that does not would get there.
+HOLDS_MAX = 16
+
 
 class BrokerOwner(Protocol):
     """What the broker's scanner needs of the session."""
@@ -254,7 +258,7 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
 def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int, limit_bytes: int) -> None:
     """Hold back a piece of an incomplete delivery; beyond the limit it streams, and a loss in mid-body will show."""
     channel.hold(memoryview(buf)[start:stop], stop - start)
-    if channel.held_bytes <= limit_bytes:
+    if channel.held_bytes <= limit_bytes and channel.load.held_bytes <= HOLDS_MAX * limit_bytes:
         return
     if not channel.returning:
         if channel.arrears is not None:

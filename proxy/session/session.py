@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from proxy.amqp import methods as m
 from proxy.amqp.fragments import cut
-from proxy.amqp.frames import BROKER_FRAME_MAX_BYTES, PROTOCOL_HEADER, Inlet
+from proxy.amqp.frames import BROKER_FRAME_MAX_BYTES
 from proxy.errors import BrokerError, ClientError
 from proxy.session.answers import Answers
 from proxy.session.attachment import Attachment
@@ -22,7 +22,7 @@ from proxy.session.commands import Observation, ReadClient
 from proxy.session.confirms import Confirms
 from proxy.session.credentials import Face
 from proxy.session.ending import Ending
-from proxy.session.greeting import spoken
+from proxy.session.greeting import take_header
 from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
 from proxy.session.loss import Loss
@@ -76,7 +76,6 @@ class Session:
         self.ending = Ending(self.journal, self.attachment, self.restoration)
         self.loss = Loss(self.journal, self.attachment, self.restoration, self.restarts, self.requests, self.ending)
         self.move = Move(self.journal, self.attachment, self.restarts, self.requests)
-        self._inlet = Inlet()
         self.quiet = False
 
     # Events.
@@ -88,15 +87,15 @@ class Session:
         journal.counters.bytes_from_client += len(chunk)
         try:
             buf, pos = b"", 0
-            for buf, pos in self._inlet.regions(chunk):
+            for buf, pos in journal.inlet.regions(chunk):
                 if journal.phase is Phase.GREETING:
-                    pos = self._protocol_header(buf, pos)
+                    pos = take_header(journal, self.ending, buf, pos)
                 if journal.body_room_bytes:
                     buf, pos = self.clearance.fit(buf, pos)
                 if journal.phase is not Phase.GREETING:
                     # Old clients count frame_max without the frame's own 8 octets; RabbitMQ forgives that.
                     pos = scan_client(self.requests, buf, pos, journal.frame_max_bytes)
-            self._inlet.keep(buf, pos)
+            journal.inlet.keep(buf, pos)
             self.stopwatch.published()
             if journal.load.unsettled_bytes > journal.policy.publish_bytes_max:
                 journal.bound_unfinished()
@@ -170,6 +169,17 @@ class Session:
         """The client's socket is closed."""
         self.journal.now = now
         self.ending.client_gone("client_gone")
+        self._progress()
+
+    def press(self, share_bytes: int | None, now: float) -> None:
+        """The process is short of memory: keep no more than this for the client. None: it is not any more."""
+        self.journal.now, self.journal.share_bytes = now, share_bytes
+        self._progress()
+
+    def overdraw(self, reason: str, now: float) -> None:
+        """The process is out of memory, and only the end of this client's unfinished publishes gives any back."""
+        self.journal.now = now
+        self.client_broke(ClientError(reason, reply_code=506))
         self._progress()
 
     def shut_down(self, now: float) -> None:
@@ -312,24 +322,6 @@ class Session:
 
     # Inside.
 
-    def _protocol_header(self, buf: bytes, pos: int) -> int:
-        """The first eight bytes. A stranger is told what is spoken here, and left (section 4.2.2)."""
-        journal = self.journal
-        given = buf[pos : pos + len(PROTOCOL_HEADER)]
-        if given == PROTOCOL_HEADER:
-            journal.phase = Phase.STARTING
-            journal.offered = journal.face.capabilities
-            journal.tell_client(0, m.ConnectionStart(0, 9, journal.face.properties, b"PLAIN AMQPLAIN", b"en_US"))
-            return pos + len(given)
-        if PROTOCOL_HEADER.startswith(given):
-            return pos
-        journal.client_out.append(PROTOCOL_HEADER)
-        reason = f"it spoke {spoken(buf[pos:])}; this port expects AMQP 0-9-1"
-        journal.report("session_refused", cause="wrong_protocol", reason=reason)
-        self.ending.because("wrong_protocol")
-        self.ending.end()
-        return len(buf)
-
     def _uplink(self, generation: int) -> Uplink | None:
         """The broker connection of a generation, if it is not over."""
         home = self.journal.uplink
@@ -369,6 +361,7 @@ class Session:
         return (
             journal.phase is Phase.RUNNING
             and journal.attached
+            and journal.share_bytes is None
             and self.attachment.since is None
             and self.ending.until is None
             and not journal.load.parked_bytes

@@ -10,7 +10,9 @@ from proxy.session.commands import CloseClient, Dial, HangUp, ReadClient
 from proxy.session.credentials import Face
 from proxy.session.description import describe
 from proxy.session.journal import Phase
+from proxy.session.ledger import RUN_BYTES
 from proxy.session.policy import SessionPolicy
+from proxy.session.relay import HOLDS_MAX
 from proxy.session.session import Session
 from proxy.session.uplink import Stage
 from tests.fuzz.bends import Bender
@@ -273,7 +275,7 @@ class Life:
         hidden = load.withheld or any(not hasattr(channel.ledger, "_runs") for channel in channels)
         runs = [] if hidden else [run for channel in channels for run in channel.ledger._runs]
         unsettled = sum(run.size_bytes for run in runs)
-        pieces = sum(len(piece) for run in runs for piece in run.pieces)
+        pieces = sum(len(piece) for run in runs for piece in run.pieces) + len(runs) * RUN_BYTES
         if parked != load.parked_bytes or load.unsettled_bytes < 0:
             raise Violation(f"counted {load.parked_bytes} bytes of input, kept {parked}; {load.unsettled_bytes}")
         if not hidden and not unsettled == pieces == load.unsettled_bytes:
@@ -282,11 +284,15 @@ class Life:
         self._within(
             "publishes and input", load.parked_bytes + load.unsettled_bytes, policy.parked_bytes_max + publish_max
         )
+        held = sum(channel.held_bytes for channel in channels)
+        if held != load.held_bytes:
+            raise Violation(f"counted {load.held_bytes} bytes of deliveries, kept {held}")
+        self._within("deliveries", held, HOLDS_MAX * policy.delivery_hold_bytes_max)
         for channel in channels:
             self._within(f"delivery {channel.number}", channel.held_bytes, policy.delivery_hold_bytes_max)
             if channel.window.open_count < 0 or channel.ledger.unsettled < 0:
                 raise Violation("fewer than none are open")
-        self._within("the client's frame", sum(map(len, session._inlet._pieces)), policy.frame_max_bytes + 8)
+        self._within("the client's frame", sum(map(len, journal.inlet._pieces)), policy.frame_max_bytes + 8)
         for uplink in journal.uplinks:
             self._within("the broker's frame", sum(map(len, uplink.inlet._pieces)), BROKER_FRAME_BYTES_MAX)
             if uplink.stage is Stage.OVER:

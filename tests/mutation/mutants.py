@@ -257,7 +257,7 @@ MUTANTS = (
         "memory behind one publish that is not confirmed is never given up",
     ),
     Mutant(
-        "if load.parked_bytes > policy.parked_bytes_max * slack:",
+        "if load.parked_bytes > parked_max * slack:",
         "if load.parked_bytes < 0:",
         "input is parked without a limit",
     ),
@@ -311,8 +311,8 @@ MUTANTS = (
     ),
     # Losses.
     Mutant(
-        "    if channel.held_bytes <= limit_bytes:\n",
-        "    if channel.held_bytes <= 0:\n",
+        "    if channel.held_bytes <= limit_bytes and",
+        "    if channel.held_bytes <= 0 and",
         "half a delivery is shown to the client",
     ),
     Mutant(
@@ -380,5 +380,16 @@ MUTANTS = (
         "            if entry.tag in ended:\n                continue  # by the client, meanwhile\n",
         "",
         "a consumer that the client has cancelled during a move comes back",
+    ),
+    # Memory.
+    Mutant(
+        "parked_max, unsettled_max = min(parked_max, self.share_bytes), min(unsettled_max, self.share_bytes)",
+        "parked_max = min(parked_max, self.share_bytes)",
+        "a process that is short of memory goes on to keep publishes",
+    ),
+    Mutant(
+        "if load.withheld or self.share_bytes == 0:",
+        "if load.withheld:",
+        "half publishes are read though nothing is left to keep them in",
     ),
 )

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+from proxy.net.budget import Budget
 from proxy.net.census import Census, SessionView
 from proxy.ops.build import Build
 from proxy.ops.vitals import Vitals
@@ -37,11 +38,16 @@ VIEW = SessionView(
 class Session:
     """A live session that does what a test says."""
 
-    def __init__(self, session_id, endpoint="mq1", **facts):
+    def __init__(self, session_id, endpoint="mq1", retained_bytes=0, **facts):
         self.id = session_id
         self.endpoint = endpoint
         self.counters = Counters()
         self.facts = facts
+        self.retained_bytes = retained_bytes
+        self.unfinished_bytes = 0
+
+    def press(self, share_bytes):
+        self.share_bytes = share_bytes
 
     def view(self, now):
         return replace(VIEW, id=self.id, endpoint=self.endpoint, **self.facts)
@@ -64,11 +70,13 @@ class Sidecar:
             self.pool.apply(Snapshot(tuple(Endpoint(name, name, 5672) for name in endpoints)), 0.0)
         self.census = Census(self.pool.knows)
         self.listener = Listener()
+        self.budget = Budget(1_000_000, lambda: list(self.census.sessions.values()), self.reports.append)
         self.stopped = []
         self.dropped = 0
         self.vitals = Vitals(
             build=Build("1.2.3", "3.11.7", True, "uvloop"),
             census=self.census,
+            budget=self.budget,
             pool=self.pool,
             discovery=DiscoveryStatus(source="etcd"),
             listener=self.listener,

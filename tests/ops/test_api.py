@@ -69,6 +69,18 @@ async def test_not_ready_tells_every_reason(admin):
     assert "mq2 is " in second
 
 
+async def test_not_ready_while_nothing_more_may_be_kept(admin):
+    admin.sidecar.pool.observe("mq2", "connected", 0.0)
+    budget = admin.sidecar.budget
+    admin.sidecar.add(Session("1", retained_bytes=2_000_000))
+    budget.look(0.0)
+    status, body, _ = await admin.ask("/readyz")
+    assert (status, body["reasons"]) == (
+        503,
+        ["2000000 bytes are kept for clients, listen.retained_bytes_max is 1000000"],
+    )
+
+
 async def test_not_ready_before_discovery_has_answered_tells_its_error():
     sidecar = Sidecar()
     sidecar.vitals.discovery.last_error = "http://etcd:2379: refused"

@@ -53,6 +53,14 @@ async def test_what_sessions_do_is_counted_per_endpoint_also_when_they_are_over(
     assert at(samples, "sidehop_sessions_ended_total", reason="client") == 1
 
 
+async def test_what_is_kept_for_all_is_told_with_its_limit(sidecar):
+    sidecar.add(Session("1", retained_bytes=800_000))
+    sidecar.budget.look(0.0)
+    samples = await scrape(Telemetry(sidecar.vitals))
+    shown = [at(samples, f"sidehop_{name}") for name in ("retained_bytes", "retained_limit_bytes", "memory_pressed")]
+    assert shown == [800_000, 1_000_000, 1]
+
+
 async def test_what_live_sessions_hold_is_added_up_per_endpoint(sidecar):
     for number in range(450):  # more than are described without a pause
         sidecar.add(Session(str(number), "mq2", unsettled_publishes=2, parked_bytes=10))

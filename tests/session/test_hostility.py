@@ -38,7 +38,7 @@ HUGE = b"\x03\x00\x01\xff\xff\xff\xff"
 
 
 def kept_bytes(session):
-    return session._inlet._have
+    return session.journal.inlet.kept_bytes
 
 
 def told(story):
