@@ -78,6 +78,12 @@ class Declarations:
         if unnamed:
             pending.unnamed = method_frame(channel.number, q._replace(nowait=False))
 
+    def reply_queue(self, channel: Channel, name: bytes) -> None:
+        """Behind the client's back: where its replies come to, until its consumer ends."""
+        self._journal.lifecycle.unite()
+        wanted = m.QueueDeclare(0, name, False, False, True, True, False, b"")
+        self._ask(channel, wanted, lambda _: self._journal.topology.declare_queue(wanted, channel), silent=True)
+
     def queue_bind(self, channel: Channel, payload: bytes) -> None:
         """Kept if one of its ends is."""
         q = m.decode(m.QueueBind, payload)

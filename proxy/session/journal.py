@@ -146,6 +146,8 @@ class Journal:
         self.channels: list[Channel | None] = []
         self.topology = Topology()
         self.copies = Copies(self) if policy.suppress_duplicates else None
+        # By channel number: the queue that stands for its reply address.
+        self.reply_queues: dict[int, bytes] = {}
         self.credentials: Credentials | None = None
         self.vhost = b""
         self.offered: frozenset[bytes] = frozenset()
@@ -347,6 +349,7 @@ class Journal:
     def end_channel(self, channel: Channel, *, awaits_close_ok: bool) -> None:
         """A channel is over for the client; auto-delete queues go with their last consumer."""
         queues = {entry.queue for entry in channel.setup if entry.tag}
+        self.reply_queues.pop(channel.number, None)
         channel.drop()
         channel.awaits_close_ok = awaits_close_ok
         if not awaits_close_ok:

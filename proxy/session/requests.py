@@ -197,6 +197,8 @@ class Requests:
     def _consume(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         """The tag is chosen here if the client leaves it to the broker, so that a repeated request means the same."""
         q = m.decode(m.BasicConsume, payload)
+        if q.queue and q.queue == self.journal.reply_queues.get(channel.number):
+            self._declarations.reply_queue(channel, q.queue)
         tag = q.consumer_tag or b"amq.ctag-" + self.journal.token()
         wanted = q._replace(queue=q.queue or channel.last_queue, consumer_tag=tag, nowait=False)
         entry = Setup(

@@ -25,11 +25,13 @@ from proxy.session.ending import Ending
 from proxy.session.greeting import take_header
 from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
+from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.loss import Loss
 from proxy.session.move import Move
 from proxy.session.policy import SessionPolicy
 from proxy.session.pulse import Pulse
 from proxy.session.relay import scan_broker
+from proxy.session.replies import Replies
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration
@@ -76,6 +78,7 @@ class Session:
         self.ending = Ending(self.journal, self.attachment, self.restoration)
         self.loss = Loss(self.journal, self.attachment, self.restoration, self.restarts, self.requests, self.ending)
         self.move = Move(self.journal, self.attachment, self.restarts, self.requests)
+        self.replies = Replies(self.journal) if policy.direct_reply_to == "emulated" else None
         self.quiet = False
 
     # Events.
@@ -90,6 +93,8 @@ class Session:
             for buf, pos in journal.inlet.regions(chunk):
                 if journal.phase is Phase.GREETING:
                     pos = take_header(journal, self.ending, buf, pos)
+                if self.replies is not None and DIRECT_REPLY_TO in buf:
+                    buf, pos = self.replies.readdress(buf, pos)
                 if journal.body_room_bytes:
                     buf, pos = self.clearance.fit(buf, pos)
                 if journal.phase is not Phase.GREETING:

@@ -61,6 +61,17 @@ MUTANTS = (
         "",
         "a get whose answer was cut is never answered",
     ),
+    # Direct reply-to.
+    Mutant(
+        "        self.reply_queues.pop(channel.number, None)\n",
+        "",
+        "a request names the reply queue of a channel that is over",
+    ),
+    Mutant(
+        "        if flags & _CORRELATION_ID:\n            properties.shortstr()\n",
+        "",
+        "a request with a correlation id keeps an address that dies with its broker",
+    ),
     # Topology that is not there yet.
     Mutant(
         "        self.missing, self._refused_now = self._refused_now, set()\n",
