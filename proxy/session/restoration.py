@@ -188,6 +188,7 @@ class Restoration:
         if awaited:
             self._refused_now.add(entity_of(method))
         else:
+            close = _judged(method, close)
             journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
             if owner in journal.live_channels():
                 journal.close_channel(owner, close)
@@ -371,3 +372,11 @@ class Restoration:
             reason=close.reply_text.decode("utf-8", "replace"),
         )
         journal.close_channel(channel, close)
+
+
+def _judged(method: Declaration, close: m.ChannelClose) -> m.ChannelClose:
+    """The refusal that a client understands: it did not ask for the name that a broker had given its queue."""
+    if not isinstance(method, m.QueueDeclare) or not method.queue.startswith(b"amq."):
+        return close
+    text = b"NOT_FOUND - queue '%.150s' was lost with its broker: only brokers may give it that name" % method.queue
+    return m.ChannelClose(404, text, close.class_id, close.method_id)

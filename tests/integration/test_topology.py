@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from tests.support.clients import PikaClient
+import pytest
+
+from tests.support.clients import Closed, PikaClient
 from tests.support.cluster import Cluster
 from tests.support.sidehop import Sidehop
 
@@ -33,4 +35,39 @@ def test_only_the_channel_of_a_queue_that_somebody_else_holds_waits(
     proxy.wait_for(lambda: proxy.sessions()[0]["waiting"] == "", "all to be back")
     other.publish(b"at last", queue_name)
     assert owner.wait_received(1)[0].body == b"at last"
+    client.close()
+
+
+@pytest.fixture
+def restricted(cluster: Cluster) -> Iterator[str]:
+    """A user that may have queues under brokers' own names only."""
+    cluster.ctl(2, "add_user", "restricted", "restricted")
+    try:
+        cluster.ctl(2, "set_permissions", "restricted", r"^amq\.gen-.*", ".*", ".*")
+        yield "restricted"
+    finally:
+        cluster.ctl(2, "delete_user", "restricted")
+
+
+def test_a_queue_whose_name_only_its_broker_may_give_works_until_that_is_lost(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], restricted: str
+) -> None:
+    nodes = (part for address in cluster.addresses for part in ("--node", address))
+    proxy = start_sidehop("--policy", "first", *nodes)
+    client = PikaClient(proxy.port, user=restricted, password=restricted)
+    owner, other = client.channel(confirms=True), client.channel(confirms=True)
+    name = owner.declare(exclusive=True)
+    assert name.startswith("amq.gen-")
+    owner.consume(name)
+    owner.publish(b"1", name)
+    assert owner.wait_received(1)[0].body == b"1"
+
+    cluster.kill9(1)
+    proxy.wait_for(lambda: proxy.events("failover_done"), "another node", 60)
+    with pytest.raises(Closed, match=f"queue '{name}' was lost with its broker"):
+        owner.count(name)
+    assert other.is_open
+    again = other.declare(exclusive=True)
+    other.publish(b"2", again)
+    assert other.count(again) == 1
     client.close()

@@ -61,6 +61,11 @@ MUTANTS = (
         "",
         "a get whose answer was cut is never answered",
     ),
+    Mutant(
+        "            close = _judged(method, close)\n",
+        "",
+        "a client is told that it may not have the name which its broker had given",
+    ),
     # Direct reply-to.
     Mutant(
         "        self.reply_queues.pop(channel.number, None)\n",

@@ -213,6 +213,20 @@ def test_a_name_that_is_not_allowed_is_left_to_the_broker():
     (story >> FromBroker(declare_ok(1, b"amq.gen-1")) << ToClient(declare_ok(1, b"amq.gen-1"))).done()
 
 
+def test_a_queue_that_its_broker_has_named_is_lost_with_it_and_its_channel_is_told():
+    story, _ = unnamed()
+    story = (story >> FromClient(on(2, m.ChannelOpen()))).forget() >> FromBroker(on(2, m.ChannelOpenOk()))
+    refused = m.ChannelClose(403, b"ACCESS_REFUSED - configure access to queue refused", 50, 10)
+    story = (story.forget() >> FromBroker(on(1, refused))).forget() >> After(0.1)
+    story = story.forget() >> FromBroker(on(1, m.ChannelOpenOk()), declare_ok(1, b"amq.gen-1"))
+    story = story.forget() >> FailOver() << ToBroker(OPEN, on_scratch(declare(1, b"amq.gen-1")))
+    reserved = m.ChannelClose(403, b"ACCESS_REFUSED - queue name 'amq.gen-1' contains reserved prefix 'amq.*'", 50, 10)
+    story = story >> FromBroker(on(SCRATCH, m.ChannelOpenOk(), reserved))
+    text = b"NOT_FOUND - queue 'amq.gen-1' was lost with its broker: only brokers may give it that name"
+    story = story << Reported("topology_lost", {"channel": 1}) << ToClient(on(1, m.ChannelClose(404, text, 50, 10)))
+    (story << ToBroker(on(SCRATCH, m.ChannelCloseOk()), on(2, m.ChannelOpen()))).done()
+
+
 def test_an_auto_delete_queue_that_vanishes_between_declare_and_consume_is_declared_again():
     own = declare(1, exclusive=False, auto_delete=True)
     story = asked(with_channel(), (own, declare_ok(1)), (consume(1, b"x"), consume_ok(1)))
