@@ -24,6 +24,8 @@ class Ending:
         self.client_here = True
         # When the handshake, the flush or the close that is under way has taken too long.
         self.until: float | None = journal.now + journal.policy.handshake_timeout_s
+        # When a flush has taken too long, however often it begins anew.
+        self._flush_until: float | None = None
         # The first cause counts: one word, since it becomes a metric's label.
         self.reason = ""
 
@@ -75,13 +77,16 @@ class Ending:
     def flush(self) -> None:
         """Wait for what only we know to be unconfirmed, within limits.
 
-        What was accepted is worth a whole failover; with a broker there, a confirm should come soon.
+        What was accepted is worth a whole failover; with a broker there, a confirm should come soon. It begins anew with
+        each broker that is lost meanwhile, and both times together are all that it may take.
         """
         journal = self._journal
         policy = journal.policy
         journal.phase = Phase.FLUSHING
         limit_s = policy.close_flush_timeout_s if journal.attached else policy.failover_timeout_s
-        self.until = journal.now + limit_s
+        if self._flush_until is None:
+            self._flush_until = journal.now + policy.failover_timeout_s + policy.close_flush_timeout_s
+        self.until = min(journal.now + limit_s, self._flush_until)
 
     def progress(self) -> None:
         """Go on from the flush when it is done."""

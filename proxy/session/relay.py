@@ -119,6 +119,8 @@ class _BrokerWalk:
                 self.hold_inline(pos)
             passed = self.passes(channel, kind, pos, stop) if channel is not None and not channel.muted else 0
             if not passed:
+                if self.inline is not None:
+                    self.hold_inline(pos)  # it is interrupted on its own channel, by what has no place there
                 self.emit_upto(pos, stop)
                 if kind != HEARTBEAT and not self.owner.broker_frame(kind, number, buf[pos:stop]):
                     return end

@@ -85,13 +85,18 @@ class Siege:
             until = time.monotonic() + seconds
             liars = [self._lie_as_clients(proxy.port, until, sessions) for _ in range(LIARS_AT_ONCE)]
             await asyncio.gather(*liars)
-            await asyncio.to_thread(
-                proxy.wait_for, lambda: len(proxy.sessions()) == 1, "the sessions of liars to end", END_S
-            )
+            await self._until_alone(proxy)
             over.set()
             await watch
             await good.leave()
             await asyncio.to_thread(proxy.stop)
+
+    async def _until_alone(self, proxy: Sidehop) -> None:
+        until = time.monotonic() + END_S
+        while len(left := await asyncio.to_thread(proxy.sessions)) > 1:
+            if time.monotonic() > until:
+                raise AssertionError(f"sessions of liars do not end: {left[1:]}")
+            await asyncio.sleep(0.2)
 
     # The honest session, and who watches.
 

@@ -408,4 +408,9 @@ MUTANTS = (
         "if load.withheld:",
         "half publishes are read though nothing is left to keep them in",
     ),
+    Mutant(
+        "if self.inline is not None:\n                    self.hold_inline(pos)  # it",
+        "if self.inline is None:\n                    self.hold_inline(pos)  # it",
+        "a heartbeat inside a delivery shows its beginning twice",
+    ),
 )

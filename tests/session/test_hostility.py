@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import HEADER, PROTOCOL_HEADER, frame
+from proxy.amqp.frames import HEADER, HEARTBEAT, PROTOCOL_HEADER, frame
 from proxy.session.commands import CloseClient, Dial
 from proxy.session.journal import Phase
 from tests.support.engine import (
@@ -180,3 +180,16 @@ def test_a_refusal_that_is_not_believed_yet_waits_for_the_end_of_a_large_deliver
     story = story >> FromBroker(*delivery[:3]) << ToClient(*delivery[:3])
     story = story >> After(3.0) >> FromBroker(*delivery[3:]) << ToClient(*delivery[3:])
     (story >> After(1.0) << ToClient(nack(1, 1))).done()
+
+
+def test_a_heartbeat_inside_a_delivery_neither_repeats_nor_shows_half_of_it():
+    method, header, one, other = frames_of(deliver(1, 1, b"abcd", piece_bytes=2))
+    odd = frame(HEARTBEAT, 1, b"of a channel")
+    story = consuming() >> FromBroker(method, header, one, odd, other) << ToClient(method, header, one, other)
+    (story >> FromBroker(deliver(1, 2)) << ToClient(deliver(1, 2))).done()
+
+
+def test_what_is_no_frame_inside_a_delivery_shows_nothing_of_it():
+    method, header, one, _ = frames_of(deliver(1, 1, b"abcd", piece_bytes=2))
+    story = consuming() >> FromBroker(method, header, one, frame(127, 1, b"?"))
+    (story << Reported("failover_started") << Dial(2, frozenset({"rabbit1:5672"}), True)).done()

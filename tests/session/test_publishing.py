@@ -6,6 +6,7 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.session.commands import CloseClient, LookAround
+from proxy.session.journal import Phase
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
     REOPENED,
@@ -374,3 +375,14 @@ def test_a_confirm_by_another_broker_is_not_timed():
         on(1, m.ChannelOpenOk()), ack(1, 1)
     )
     assert [command for command in story.observed if command.outcome == "confirmed"] == []
+
+
+def test_brokers_that_keep_dying_do_not_keep_a_session_whose_client_has_left():
+    story = with_channel(failover_timeout_s=10.0, close_flush_timeout_s=5.0) >> FromClient(publish(1))
+    story = story.forget() >> ClientGone()
+    left_at = story.now
+    while story.session.journal.phase is Phase.FLUSHING and story.now < left_at + 60:
+        story = (story.forget() >> BrokerLost()).forget() >> Handshaken()
+        story = story.forget() >> After(2.0)
+    assert story.now <= left_at + 10.0 + 5.0 + 2.0
+    story << Reported("publishes_dropped")
