@@ -1,4 +1,5 @@
 # Inlined where they are used: a call through another module's table would cost more than the reading.
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 
@@ -18,3 +19,13 @@ cdef inline unsigned long long u32(bytes buf, Py_ssize_t pos) except? -1:
 
 cdef inline unsigned long long u64(bytes buf, Py_ssize_t pos) except? -1:
     return u32(buf, pos) << 32 | u32(buf, pos + 4)
+
+
+cdef inline int put64(bytearray buf, Py_ssize_t pos, unsigned long long value) except -1:
+    if pos < 0 or pos + 8 > PyByteArray_GET_SIZE(buf):
+        raise IndexError("write beyond the end")
+    cdef unsigned char *at = <unsigned char *>PyByteArray_AS_STRING(buf) + pos
+    cdef int index
+    for index in range(8):
+        at[index] = <unsigned char>(value >> (56 - 8 * index))
+    return 0

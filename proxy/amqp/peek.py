@@ -1,4 +1,4 @@
-"""Read integers in the middle of a buffer, in network byte order.
+"""Read integers in the middle of a buffer, in network byte order, and replace one.
 
 In plain Python one call of `struct` is three times cheaper than four look-ups. Where the relay is compiled, `peek.pxd`
 takes the place of this file, and the same names are inlined.
@@ -25,3 +25,8 @@ def u64(buf: bytes, pos: int) -> int:
     """64 bits at `pos`."""
     value: int = U64.unpack_from(buf, pos)[0]
     return value
+
+
+def put64(buf: bytearray, pos: int, value: int) -> None:
+    """Replace the 64 bits at `pos`."""
+    U64.pack_into(buf, pos, value)

@@ -30,7 +30,7 @@ cdef class Channel:
     cdef public object reader
     cdef public long long reader_offset
     cdef public long long read_since
-    cdef public bint confirm_passes
+    cdef public int confirm_path
     cdef public long long confirm_base
     cdef public list doubted
     cdef public Load load

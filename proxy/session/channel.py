@@ -31,6 +31,10 @@ TAG_GAP_MAX = 2**32
 
 PLAIN, CONFIRM, TX = 0, 1, 2
 
+# `Channel.confirm_path`: what becomes of a broker's ack of publishes. Somebody has to think about it; it passes as it
+# is; it counts, and is told under the client's number to a client that has asked for confirms.
+CONSIDERED, PASSES, RENUMBERED = 0, 1, 2
+
 
 @dataclass(slots=True)
 class Pending:
@@ -60,7 +64,7 @@ class Channel:
         "arrears",
         "awaits_close_ok",
         "confirm_base",
-        "confirm_passes",
+        "confirm_path",
         "deliver_left",
         "discarding",
         "doubted",
@@ -139,7 +143,7 @@ class Channel:
         self.reader: Setup | None = None
         self.reader_offset = UNPLACED
         self.read_since = 0
-        self.confirm_passes = False
+        self.confirm_path = CONSIDERED
         self.confirm_base = 0
         # Confirms and a refusal before them that is not believed yet: tag, multiple, nack.
         self.doubted: list[tuple[int, bool, bool]] = []
@@ -262,8 +266,12 @@ class Channel:
 
     def choose_confirm_path(self) -> None:
         """Let confirms pass untouched if the broker counts as the client does and none is withheld."""
-        same = self.confirm_base == 0 and self.ledger.untranslated
-        self.confirm_passes = self.mode == CONFIRM and same and not self.withheld and not self.doubted
+        if self.withheld or self.doubted or self.mode == TX:
+            self.confirm_path = CONSIDERED
+        elif self.mode == CONFIRM and self.confirm_base == 0 and self.ledger.untranslated:
+            self.confirm_path = PASSES
+        else:
+            self.confirm_path = RENUMBERED
 
     def healed(self) -> None:
         """It works again: a later trouble is a new one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.amqp import methods as m
 from proxy.errors import BrokerError
-from proxy.session.channel import Channel
+from proxy.session.channel import CONSIDERED, Channel
 from proxy.session.commands import LookAround
 from proxy.session.journal import Journal
 
@@ -43,7 +43,7 @@ class Confirms:
             self._restart(channel)
         elif journal.now >= self._believed_until:
             channel.doubted.append((tag, multiple, nack))
-            channel.confirm_passes = False
+            channel.confirm_path = CONSIDERED
             self._doubted[channel] = journal.now + DOUBT_S
             journal.commands.append(LookAround())
         else:

@@ -14,7 +14,7 @@ cdef int PLAIN, TX
 cdef unsigned long long BODY_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef unsigned long BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
-cdef Py_ssize_t ACK_BYTES, _LARGE_BYTES
+cdef Py_ssize_t ACK_BYTES, COPIED_BYTES_MAX
 cdef list _NOWHERE
 
 
@@ -28,7 +28,7 @@ cdef class _ClientWalk:
     cdef list out
     cdef bytes buf
     cdef object sent
-    cdef bytearray forced
+    cdef bytearray copied
     cdef Py_ssize_t mark
     cdef Channel recording
     cdef Py_ssize_t run_at
@@ -43,10 +43,12 @@ cdef class _ClientWalk:
     @cython.locals(whole=Py_ssize_t)
     cdef Py_ssize_t publish(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
     cdef force(self, Py_ssize_t pos, Py_ssize_t stop, bint alone)
+    cdef bytearray writable(self)
+    cdef bint renumber(self, Channel channel, long long tag, Py_ssize_t pos) except -1
     cdef record(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop, Py_ssize_t publishes)
     @cython.locals(channel=Channel, unfinished=bint)
     cdef end_run(self, Py_ssize_t pos)
-    @cython.locals(tag=cython.longlong, bits=int)
+    @cython.locals(tag=cython.longlong, bits=int, single=bint)
     cdef settle(self, Channel channel, unsigned long ident, Py_ssize_t pos)
 
 

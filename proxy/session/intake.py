@@ -10,6 +10,7 @@ from proxy.amqp.frames import (
     ACK_BYTES,
     BODY,
     BODY_BYTES_MAX,
+    COPIED_BYTES_MAX,
     FRAME_END,
     HEADER,
     HEARTBEAT,
@@ -26,8 +27,6 @@ from proxy.session.relay import emit
 
 # The output before the first frame of a channel, which nothing is ever added to.
 _NOWHERE: list[Buffer] = []
-# From here on two more pieces of output cost less than a copy of the content.
-_LARGE_BYTES = 4096
 
 
 class ClientOwner(Protocol):
@@ -63,14 +62,15 @@ class _ClientWalk:
     """One walk over a region. `mark` is where the bytes begin that are not in the output yet.
 
     `out` is the output of the broker connection of the channel that spoke last: on the move a session has two.
-    `sent` is what goes there: the region, or `forced`, a copy in which small publishes have become mandatory.
+    `sent` is what goes there: the region, or `copied`, in which small publishes are mandatory and
+    numbers are the broker's.
     """
 
     __slots__ = (
         "buf",
         "channels",
+        "copied",
         "counters",
-        "forced",
         "forces_mandatory",
         "mark",
         "out",
@@ -91,7 +91,7 @@ class _ClientWalk:
         self.out = _NOWHERE
         self.buf = buf
         self.sent: Buffer = buf
-        self.forced: bytearray | None = None
+        self.copied: bytearray | None = None
         self.mark = pos
         # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there.
         self.recording: Channel | None = None
@@ -165,7 +165,7 @@ class _ClientWalk:
         if not whole:
             channel.publish_left = HEADER_DUE
         if channel.ledgered and self.forces_mandatory:
-            self.force(pos, stop, not whole or whole - stop >= _LARGE_BYTES)
+            self.force(pos, stop, not whole or whole - stop >= COPIED_BYTES_MAX)
         self.record(channel, pos, whole or stop, 1)
         return whole or stop
 
@@ -178,10 +178,14 @@ class _ClientWalk:
             force_mandatory(head, 0, stop - pos)
             self.out.append(memoryview(head))
             return
-        if self.forced is None:
-            self.forced = bytearray(self.buf)
-            self.sent = memoryview(self.forced)
-        force_mandatory(self.forced, pos, stop)
+        force_mandatory(self.writable(), pos, stop)
+
+    def writable(self) -> bytearray:
+        """A copy of the region, which goes to the broker in its place."""
+        if self.copied is None:
+            self.copied = bytearray(self.buf)
+            self.sent = memoryview(self.copied)
+        return self.copied
 
     def record(self, channel: Channel, pos: int, stop: int, publishes: int) -> None:
         """Add a publish's frame to the run of its channel, if the channel keeps a ledger."""
@@ -211,14 +215,22 @@ class _ClientWalk:
         bits = self.buf[pos + 19]
         if channel.mode == TX:
             channel.tx_dirty = True
-        if channel.rewrites:
+        single = ident == BASIC_REJECT or not bits & 1
+        if single and (not channel.rewrites or self.renumber(channel, tag, pos)):
+            channel.window.settle(tag)
+        elif channel.rewrites:
             emit(self.out, self.sent, self.mark, pos)
             self.mark = pos + ACK_BYTES + OVERHEAD_BYTES
             self.owner.translate_settle(channel, ident, tag, bits)
-        elif ident != BASIC_REJECT and bits & 1:
-            channel.window.settle_upto(tag or channel.window.top)
         else:
-            channel.window.settle(tag)
+            channel.window.settle_upto(tag or channel.window.top)
+
+    def renumber(self, channel: Channel, tag: int, pos: int) -> bool:
+        """Give the settling of one delivery its number at the present broker; False if there is more to it."""
+        if tag <= channel.offset or channel.arrears is not None or channel.handed is not None:
+            return False
+        peek.put64(self.writable(), pos + 11, tag - channel.offset)
+        return True
 
 
 def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> None:

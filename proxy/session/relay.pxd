@@ -4,11 +4,13 @@ from proxy.amqp cimport peek
 from proxy.amqp.content cimport content_end
 from proxy.session.channel cimport Channel
 from proxy.session.counters cimport Counters
+from proxy.session.ledger cimport Ledger
 
 
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
 cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
-cdef int ACKED, MIXED, REPLIES
+cdef int ACKED, CONFIRM, MIXED, PASSES, RENUMBERED, REPLIES
+cdef Py_ssize_t COPIED_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef long long TAG_GAP_MAX
 cdef unsigned long long BODY_BYTES_MAX
@@ -26,6 +28,8 @@ cdef class _BrokerWalk:
     cdef list out
     cdef object speaker
     cdef bytes buf
+    cdef object sent
+    cdef bytearray copied
     cdef Py_ssize_t mark
     cdef Py_ssize_t at
     cdef Channel inline
@@ -42,6 +46,9 @@ cdef class _BrokerWalk:
     cdef Py_ssize_t deliver(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
     @cython.locals(tag=cython.longlong, multiple=bint)
     cdef confirm(self, Channel channel, unsigned long ident, Py_ssize_t pos)
+    @cython.locals(ledger=Ledger, number=cython.longlong, settled=cython.longlong, waited_for=bint)
+    cdef bint renumber(self, Channel channel, long long tag, bint multiple, Py_ssize_t pos) except -1
+    cdef bytearray writable(self)
     cdef emit_upto(self, Py_ssize_t pos, Py_ssize_t mark)
     cdef emit_whole(self)
     @cython.locals(channel=Channel)

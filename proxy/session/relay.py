@@ -18,6 +18,7 @@ from proxy.amqp.frames import (
     BODY,
     BODY_BYTES_MAX,
     BROKER_FRAME_MAX_BYTES,
+    COPIED_BYTES_MAX,
     FRAME_END,
     HEADER,
     HEARTBEAT,
@@ -28,7 +29,7 @@ from proxy.amqp.frames import (
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
-from proxy.session.channel import HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, Channel
+from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PASSES, RENUMBERED, TAG_GAP_MAX, Channel
 from proxy.session.counters import Counters
 from proxy.session.identity import unmarked
 from proxy.session.setup import ACKED, MIXED, REPLIES
@@ -79,10 +80,24 @@ class _BrokerWalk:
     """One walk over a region of the broker's bytes.
 
     `inline` is the channel of a content that began at `inline_at` and has not ended: as long as no other frame comes
-    between, its bytes need no holding until the region ends. `at` is the frame that is looked at.
+    between, its bytes need no holding until the region ends. `at` is the frame that is looked at. `sent` is what goes
+    to the client: the region, or `copied`, in which numbers have become the client's.
     """
 
-    __slots__ = ("at", "buf", "channels", "counters", "inline", "inline_at", "mark", "out", "owner", "speaker")
+    __slots__ = (
+        "at",
+        "buf",
+        "channels",
+        "copied",
+        "counters",
+        "inline",
+        "inline_at",
+        "mark",
+        "out",
+        "owner",
+        "sent",
+        "speaker",
+    )
 
     def __init__(self, owner: BrokerOwner, buf: bytes, pos: int) -> None:
         self.owner = owner
@@ -91,6 +106,8 @@ class _BrokerWalk:
         self.out = owner.client_out
         self.speaker = owner.speaker
         self.buf = buf
+        self.sent: Buffer = buf
+        self.copied: bytearray | None = None
         self.mark = pos
         self.at = pos
         self.inline: Channel | None = None
@@ -195,15 +212,18 @@ class _BrokerWalk:
             channel.reader = channel.readers.get(buf[pos + 12 : tag_at])
             if channel.reader is None:
                 channel.read_since = tag
+        if channel.reader is None and channel.handed is None and channel.arrears is None:
+            whole = content_end(buf, stop, channel.number, BROKER_FRAME_MAX_BYTES)
+            if whole and channel.offset == 0:
+                return whole
+            if whole and whole - stop < COPIED_BYTES_MAX:
+                peek.put64(self.writable(), tag_at, tag)
+                return whole
+        channel.deliver_left = HEADER_DUE
         if channel.rewrites:
             self.emit_upto(pos, stop)
             channel.hold(buf[pos:tag_at] + U64.pack(tag) + buf[tag_at + 8 : stop], stop - pos)
-        elif channel.reader is None:
-            whole = content_end(buf, stop, channel.number, BROKER_FRAME_MAX_BYTES)
-            if whole:
-                return whole
-        channel.deliver_left = HEADER_DUE
-        if not channel.rewrites:
+        else:
             self.inline = channel
             self.inline_at = pos
         return stop
@@ -211,14 +231,36 @@ class _BrokerWalk:
     def confirm(self, channel: Channel, ident: int, pos: int) -> None:
         tag = peek.u64(self.buf, pos + 11)
         multiple = bool(self.buf[pos + 19] & 1)
-        if channel.confirm_passes and ident == BASIC_ACK:
+        if ident == BASIC_ACK and channel.confirm_path == PASSES:
             self.counters.confirms += channel.ledger.settle(tag, multiple)
-            return
-        self.emit_upto(pos, pos + ACK_BYTES + OVERHEAD_BYTES)
-        self.owner.broker_confirm(channel, tag, multiple, ident == BASIC_NACK)
+        elif ident != BASIC_ACK or channel.confirm_path != RENUMBERED or not self.renumber(channel, tag, multiple, pos):
+            self.emit_upto(pos, pos + ACK_BYTES + OVERHEAD_BYTES)
+            self.owner.broker_confirm(channel, tag, multiple, ident == BASIC_NACK)
+
+    def renumber(self, channel: Channel, tag: int, multiple: bool, pos: int) -> bool:
+        """Settle publishes under their own numbers; False if somebody waits for them, or they were never sent."""
+        ledger = channel.ledger
+        number = ledger.number_of(tag) if tag > 0 else 0
+        waited_for = channel.restart_deadline is not None or channel.settling_until is not None
+        if waited_for or not 0 < number <= ledger.window.top:
+            return False
+        settled = ledger.settle(number, multiple)
+        self.counters.confirms += settled
+        if settled and channel.mode == CONFIRM and number > channel.confirm_base:
+            peek.put64(self.writable(), pos + 11, number - channel.confirm_base)
+        else:
+            self.emit_upto(pos, pos + ACK_BYTES + OVERHEAD_BYTES)
+        return True
+
+    def writable(self) -> bytearray:
+        """A copy of the region, which goes to the client in its place."""
+        if self.copied is None:
+            self.copied = bytearray(self.buf)
+            self.sent = memoryview(self.copied)
+        return self.copied
 
     def emit_upto(self, pos: int, mark: int) -> None:
-        emit(self.out, self.buf, self.mark, pos)
+        emit(self.out, self.sent, self.mark, pos)
         self.mark = mark
 
     def emit_whole(self) -> None:

@@ -67,6 +67,7 @@ class Requests:
     def cover_publishes(self, channel: Channel) -> None:
         """Turn confirms on behind the back of a publisher that uses none."""
         channel.ledgered = True
+        channel.choose_confirm_path()
         channel.tell_broker(m.ConfirmSelect(nowait=True))
 
     def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:

@@ -15,7 +15,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEAD, HEADER, METHOD, OVERHEAD_BYTES
 from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
-from proxy.session.channel import CONFIRM, Channel
+from proxy.session.channel import CONFIRM, CONSIDERED, Channel
 from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
 from proxy.session.journal import Journal, Phase
@@ -104,7 +104,7 @@ class Unrouted:
             return
         channel.ledger.settle(number, multiple=False)
         channel.withheld.add(number)
-        channel.confirm_passes = False
+        channel.confirm_path = CONSIDERED
         self._waiting.append(Stray(channel, number, frames, route, journal.now))
         journal.load.withhold(len(frames))
         journal.counters.unrouted += 1

@@ -6,6 +6,7 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import HEADER, frame
+from proxy.session.channel import PASSES
 from proxy.session.commands import LookAround
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
@@ -87,7 +88,7 @@ def test_its_neighbours_are_confirmed_meanwhile_one_by_one():
 def test_afterwards_confirms_pass_as_they_are():
     story = (astray() >> FromBroker(ack(COURIER, 1))).forget()
     story = sent(story, b"x", b"y") >> FromBroker(ack(1, 3, multiple=True)) << ToClient(ack(1, 3, multiple=True))
-    assert story.done().journal.channels[1].confirm_passes
+    assert story.done().journal.channels[1].confirm_path == PASSES
 
 
 def test_it_is_tried_again_and_again_until_a_queue_takes_it():
