@@ -19,10 +19,8 @@ from proxy.session.uplink import Stage, Uplink
 _NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode")
 # One virtual host failed there: its clients have to leave, the node is fine for all others.
 _VHOST_DOWN = re.compile(rb"vhost '.*' is down", re.DOTALL)
-# What was asked for is led by a process that is gone, and there is no other one yet: asking elsewhere, or later, helps.
-_LEADERLESS = re.compile(rb"\b(nodedown|noproc|noconnection|timeout)\b")
 _OBJECT_DELETED = re.compile(rb"(vhost|user) '.*' is deleted", re.DOTALL)
-# An operator's close, and an internal error of the broker, are recovered from at most this often.
+# An operator's close is recovered from at most this often, and internal errors of brokers are old after that time.
 FORCED_CLOSE_PAUSE_S = 60.0
 
 
@@ -45,8 +43,8 @@ class Loss:
         self._requests = requests
         self._ending = ending
         self._forced_at: float | None = None
-        self._leaderless_since = 0.0
-        self._leaderless_at = -math.inf
+        self._failing_since = 0.0
+        self._failed_at = -math.inf
 
     def closed(self, uplink: Uplink, close: m.ConnectionClose) -> None:
         """A broker said `connection.close`: recover if it is the node's affair, else it is the client's."""
@@ -74,22 +72,26 @@ class Loss:
             and journal.policy.forced_close == "recover"
             and not _OBJECT_DELETED.search(close.reply_text)
         )
-        if not operators and close.reply_code != 541:
+        if close.reply_code == 541:
+            return self._may_come_to_rest()
+        if not operators:
             return False
-        if not operators and _LEADERLESS.search(close.reply_text):
-            return self._may_be_led_again()
         if self._forced_at is not None and journal.now < self._forced_at + FORCED_CLOSE_PAUSE_S:
             return False
         self._forced_at = journal.now
         return True
 
-    def _may_be_led_again(self) -> bool:
-        """Whether a queue without a leader is still worth asking for: for as long as any failover may take."""
+    def _may_come_to_rest(self) -> bool:
+        """Whether internal errors are still the cluster's affair: for as long as any failover may take.
+
+        A queue without a leader costs whoever asks it for a message the connection, and a stream whose coordinator has
+        no quorum whoever wants to read it, on every node. A request that breaks a broker ends here as well.
+        """
         now = self._journal.now
-        if now >= self._leaderless_at + FORCED_CLOSE_PAUSE_S:
-            self._leaderless_since = now
-        self._leaderless_at = now
-        return now < self._leaderless_since + self._journal.policy.failover_timeout_s
+        if now >= self._failed_at + FORCED_CLOSE_PAUSE_S:
+            self._failing_since = now
+        self._failed_at = now
+        return now < self._failing_since + self._journal.policy.failover_timeout_s
 
     def lost(self, uplink: Uplink, reason: str, outcome: Observation | None, cause: str = "operator_close") -> None:
         """A broker connection is over; its channels need another one. `cause` is for what is no outcome."""

@@ -94,9 +94,9 @@ MUTANTS = (
         "a channel is restored before its queue is there",
     ),
     Mutant(
-        "return now < self._leaderless_since + self._journal.policy.failover_timeout_s",
-        "return now < self._leaderless_at + self._journal.policy.failover_timeout_s",
-        "a queue that never gets a leader is asked for ever",
+        "return now < self._failing_since + self._journal.policy.failover_timeout_s",
+        "return now < self._failed_at + self._journal.policy.failover_timeout_s",
+        "a request that breaks brokers breaks them for ever",
     ),
     # Brokers with other limits.
     Mutant(

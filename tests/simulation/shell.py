@@ -44,6 +44,8 @@ class Shell:
         self._chunk_bytes_max = 0
         self._silent_since: float | None = None
         self._forced_at = -1000.0
+        self._failing_since = 0.0
+        self._failed_at = -1000.0
 
     def start(self) -> None:
         self._arm()
@@ -83,11 +85,22 @@ class Shell:
         self.story.append(f"{self.clock.now:.3f} {event} {facts}")
         if event == "session_moved":
             self.moves += 1
-        forced = event == "failover_started" and ("management plugin" in str(facts) or "INTERNAL_ERROR" in str(facts))
-        if forced and not moving:
-            if self.clock.now < self._forced_at + FORCED_CLOSE_PAUSE_S:
+        if event == "failover_started" and not moving:
+            self._check_patience(str(facts))
+
+    def _check_patience(self, reason: str) -> None:
+        """An operator is obeyed the second time, a broker's internal error when none of them has ended in time."""
+        now = self.clock.now
+        if "management plugin" in reason:
+            if now < self._forced_at + FORCED_CLOSE_PAUSE_S:
                 raise Violation("a second close within a minute was recovered from, and not told")
-            self._forced_at = self.clock.now
+            self._forced_at = now
+        elif "INTERNAL_ERROR" in reason:
+            if now >= self._failed_at + FORCED_CLOSE_PAUSE_S:
+                self._failing_since = now
+            elif now >= self._failing_since + self.session.journal.policy.failover_timeout_s:
+                raise Violation("internal errors without an end were recovered from, and not told")
+            self._failed_at = now
 
     # The driver's part.
 
