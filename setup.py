@@ -22,6 +22,7 @@ COMPILED = (
     "proxy/session/channel.py",
     "proxy/session/relay.py",
     "proxy/session/intake.py",
+    "proxy/session/stamp.py",
 )
 
 DIRECTIVES = {

@@ -26,6 +26,9 @@ CLUSTER_SCRIPT = ROOT / "deploy" / "lab" / "cluster.sh"
 NODE_PREFIX = "mq"
 DEFAULT_PORT_BASE = 26600
 MODES = ("direct", "haproxy", "sidehop")
+# Sidehop with marks on what is published, and copies kept from who consumes: nothing may come twice.
+ONCE = "sidehop-once"
+WAYS = (*MODES, ONCE)
 # Longer than a channel is given to leave (`session.move_timeout_s`); what stays then fails over when its broker stops.
 DRAIN_MAX_S = 40.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -56,6 +59,11 @@ class Ports:
     @property
     def fake_broker(self) -> int:
         return self.base + 103
+
+    @property
+    def beside(self) -> Ports:
+        """Those of another Sidehop that runs at the same time."""
+        return Ports(self.base + 4)
 
 
 def circumstances() -> str:
@@ -226,7 +234,7 @@ class Registry:
     def __init__(self, path: Path, endpoints: Sequence[str], admin: int) -> None:
         self.path = path
         self._endpoints = endpoints
-        self._admin = admin
+        self.admin = admin
         self._say("")
 
     @contextlib.contextmanager
@@ -249,14 +257,14 @@ class Registry:
 
     def _sessions_at(self, endpoint: str) -> int:
         """Sessions at the endpoint; one as long as Sidehop has not read yet that it is to be drained."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._admin}/api/v1/endpoints", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/api/v1/endpoints", timeout=5) as answer:
             listed = json.load(answer)["endpoints"]
         found = next(each for each in listed if each["address"] == endpoint)
         return int(found["sessions"]) if found["state"] in ("draining", "down") else 1
 
 
 @contextlib.contextmanager
-def sidehop(folder: Path, ports: Ports, registry: Registry) -> Iterator[Program]:
+def sidehop(folder: Path, ports: Ports, registry: Registry, settings: Mapping[str, str]) -> Iterator[Program]:
     """Sidehop of this checkout in front of the registry's brokers, on `ports.sidehop`, ready when it is yielded."""
     command = [sys.executable, "-m", "proxy", "run", "--listen", f"127.0.0.1:{ports.sidehop}"]
     command += ["--admin", f"127.0.0.1:{ports.admin}", "--log-format", "json"]
@@ -264,6 +272,7 @@ def sidehop(folder: Path, ports: Ports, registry: Registry) -> Iterator[Program]
         "SIDEHOP_DISCOVERY__SOURCE": "file",
         "SIDEHOP_DISCOVERY__FILE__PATH": str(registry.path),
         "SIDEHOP_DISCOVERY__FILE__POLL_S": "0.5",
+        **settings,
     }
     program = Program("sidehop", command, folder / "sidehop.log", environment)
     try:
@@ -295,8 +304,14 @@ def way(mode: str, folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iter
         with haproxy(folder, ports, endpoints) as program:
             yield Way([f"127.0.0.1:{ports.haproxy}"], program)
     else:
+        settings: dict[str, str] = {}
+        if mode == ONCE:
+            folder = folder / mode
+            folder.mkdir(exist_ok=True)
+            ports = ports.beside
+            settings = {"SIDEHOP_SESSION__PUBLISH_IDS": "true", "SIDEHOP_SESSION__SUPPRESS_DUPLICATES": "true"}
         registry = Registry(folder / "brokers.json", endpoints, ports.admin)
-        with sidehop(folder, ports, registry) as program:
+        with sidehop(folder, ports, registry, settings) as program:
             yield Way([f"127.0.0.1:{ports.sidehop}"], program, registry)
 
 

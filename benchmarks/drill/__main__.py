@@ -2,7 +2,7 @@
 
 Starts everything it needs (a cluster of its own, HAProxy if it is installed, Sidehop with this interpreter) and ends
 it. Exit code 1 when a client behind Sidehop saw a disconnect or a nack, or a message was lost, or came twice without
-an explanation; 2 when the drill itself, or one cell of it, could not be run to its end.
+an explanation (by way of sidehop-once: at all); 2 when the drill itself, or one cell, could not be run to its end.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> int:
         _say("stopped")
         return 130
     print(table.markdown(verdicts, notes))
-    broken = [verdict for verdict in verdicts if verdict.cell.mode == "sidehop" and not verdict.promises_kept]
+    broken = [verdict for verdict in verdicts if verdict.cell.mode in stand.WAYS[2:] and not verdict.promises_kept]
     unfinished = [verdict for verdict in verdicts if verdict.failure]
     for verdict in broken:
         _say(f"a promise was broken: {verdict.cell}")
@@ -119,7 +119,7 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--clients", default=",".join(LIBRARIES), help="of %(default)s")
-    add("--modes", default=",".join(stand.MODES), help="of %(default)s")
+    add("--modes", default=",".join(stand.MODES), help=f"of {','.join(stand.WAYS)}; default %(default)s")
     add("--faults", default="kill9=10,sigterm=10", help=f"KIND=COUNT,... of {', '.join(FAULTS)}; default %(default)s")
     add("--rate", type=int, default=500, help="messages per second; default %(default)s")
     add("--prefetch", type=int, default=50, help="default %(default)s")
@@ -130,7 +130,7 @@ def _arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="one client (pika), kill9=1,sigterm=1, only through Sidehop")
     add("--json", metavar="FILE", help="write the figures there")
     add("--markdown", metavar="FILE", help="write the tables there")
-    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 104 ports; default %(default)s")
+    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 106 ports; default %(default)s")
     add("--folder", help="keep brokers' state and all logs here; default: a temporary one, kept only after a failure")
     asked = parser.parse_args()
     if asked.all:
@@ -143,7 +143,7 @@ def _arguments() -> argparse.Namespace:
         asked = parser.parse_args()
     if asked.quick:
         asked.clients, asked.modes, asked.faults = "pika", "sidehop", "kill9=1,sigterm=1"
-    known_by_name = {"clients": LIBRARIES, "workloads": WORKLOADS, "queues": QUEUE_TYPES, "modes": stand.MODES}
+    known_by_name = {"clients": LIBRARIES, "workloads": WORKLOADS, "queues": QUEUE_TYPES, "modes": stand.WAYS}
     for name, known in known_by_name.items():
         if unknown := set(getattr(asked, name).split(",")) - set(known):
             parser.error(f"--{name}: {', '.join(sorted(unknown))} unknown; of {', '.join(known)}")

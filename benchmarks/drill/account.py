@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.drill.faults import Fault
 from benchmarks.drill.workload import WORKLOADS
+from benchmarks.stand import ONCE
 
 # A silence that begins later than this after a fault is another one's: the node's return, or the machine's.
 EFFECT_S = 3.0
@@ -73,6 +74,7 @@ class Verdict:
         return not (
             self.disconnects or self.nacked or self.confirmed_but_lost or self.accepted_but_lost
             or self.duplicates_unexplained or self.undone_but_stored
+            or (self.cell.mode == ONCE and (self.duplicates_flagged or self.duplicates_unflagged))
         )  # fmt: skip
 
     def as_dict(self) -> dict[str, object]:

@@ -149,7 +149,8 @@ def play(
         ward.await_health()
         if way.proxy is not None:
             way.proxy.require_alive()
-        replayed = stand.metric_sum(ports.admin, REPLAYED_METRIC) if cell.mode == "sidehop" else None
+        admin = way.registry.admin if way.registry is not None else None
+        replayed = None if admin is None else stand.metric_sum(admin, REPLAYED_METRIC)
     drained = _drain(brokers, run, cell.queue_type)
     _keep(folder, {"sender": stage.sender.entries, "receiver": stage.receiver.entries})
     return judge(

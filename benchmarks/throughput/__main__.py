@@ -94,7 +94,7 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--modes", default=",".join(stand.MODES), help="of %(default)s")
+    add("--modes", default=",".join(stand.MODES), help=f"of {','.join(stand.WAYS)}; default %(default)s")
     add("--brokers", nargs="+", choices=["fake", "real"], default=["fake", "real"])
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="against the fake broker")
     add("--sizes", nargs="+", type=int, default=list(SIZES_BYTES), metavar="BYTES", help="against the fake broker")
@@ -102,10 +102,10 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=2.0, help="of each measurement; default %(default)s")
     add("--json", metavar="FILE")
     add("--markdown", metavar="FILE")
-    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 104 ports; default %(default)s")
+    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 106 ports; default %(default)s")
     asked = parser.parse_args()
-    if unknown := set(asked.modes.split(",")) - set(stand.MODES):
-        parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(stand.MODES)}")
+    if unknown := set(asked.modes.split(",")) - set(stand.WAYS):
+        parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(stand.WAYS)}")
     return asked
 
 

@@ -171,7 +171,8 @@ class Answers:
         channel.hold(frame[:11] + U64.pack(tag) + frame[19:], len(frame))
 
     def _return(self, channel: Channel, frame: bytes) -> None:
-        channel.returning = self._forced and channel.ledgered
+        # With a mark it is not what the client has published.
+        channel.returning = channel.ledgered and (self._forced or self.journal.stamp is not None)
         self.counters.returns += not channel.returning
         channel.deliver_left = HEADER_DUE
         channel.hold(frame, len(frame))

@@ -61,9 +61,17 @@ class Clearance:
         return m.ConnectionTuneOk(uplink.channel_max, uplink.frame_max_bytes, 0)
 
     def fit(self, buf: bytes, pos: int) -> tuple[bytes, int]:
-        """A region of the client's frames as all present brokers take it; one that can take none of it is left."""
+        """A region of the client's frames as all present brokers take it; one that can take none of it is left.
+
+        Marks go on its publishes, where they are wanted and there is room.
+        """
         journal = self._journal
         size_max = journal.frame_max_bytes
+        if journal.stamp is not None:
+            room = journal.body_room_bytes or size_max - OVERHEAD_BYTES
+            buf, pos = journal.stamp.put(buf, pos, size_max, room)
+        if not journal.body_room_bytes:
+            return buf, pos
         whole = largest_whole(buf, pos, size_max)
         if whole > journal.body_room_bytes and journal.phase in (Phase.RUNNING, Phase.FLUSHING):
             for uplink in journal.uplinks:

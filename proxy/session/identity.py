@@ -52,6 +52,14 @@ def unmarked(content: list[Buffer]) -> bytes:
     return mark
 
 
+def mark_in(payload: bytes) -> bytes:
+    """The mark in the payload of a content header; empty if there is none."""
+    try:
+        return _parted(headers_place(payload).table)[0]
+    except ClientError:
+        return b""
+
+
 def _parted(raw: bytes) -> tuple[bytes, bytes]:
     """The mark in a table of headers, and the rest of the table."""
     if raw.startswith(_ID_ENTRY):

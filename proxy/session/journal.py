@@ -23,6 +23,7 @@ from proxy.session.counters import Counters
 from proxy.session.credentials import Credentials, Face
 from proxy.session.ledger import Load
 from proxy.session.policy import SessionPolicy
+from proxy.session.stamp import Stamp, repeated
 from proxy.session.topology import Topology
 from proxy.session.uplink import Stage, Uplink
 
@@ -145,6 +146,7 @@ class Journal:
         self.load = Load()
         self.channels: list[Channel | None] = []
         self.topology = Topology()
+        self.stamp = Stamp(self.token()) if policy.publish_ids else None
         self.copies = Copies(self) if policy.suppress_duplicates else None
         # By channel number: the queue that stands for its reply address.
         self.reply_queues: dict[int, bytes] = {}
@@ -231,6 +233,10 @@ class Journal:
         if not self.body_room_bytes:
             return frames
         return cut(bytes(frames), 0, self.body_room_bytes, len(frames))[0]
+
+    def fitted_again(self, frames: Buffer) -> Buffer:
+        """The same of publishes that some broker may have: those with a mark say so."""
+        return self.fitted(frames if self.stamp is None else repeated(frames))
 
     def review_blocked(self, word: tuple[object, ...]) -> None:
         """Tell a client that understands it when the first of its brokers blocks it, and when the last one does not."""

@@ -31,6 +31,7 @@ class SessionPolicy:
     minute) or `pass` (told to the client). Shutdown and maintenance of a node are always recovered from.
     `redelivery_hold_timeout_s`: how long a client that holds deliveries of a broker that is gone is kept to its
     prefetch; 0: not at all. Deliveries beyond `redelivery_hold_bytes_max` for each client are shown all the same.
+    `publish_ids`: each publish gets a header by which a copy of it is known.
     `suppress_duplicates`: a copy of what the client has settled is settled for it and not shown.
     `move_spread_s`: sessions leave a draining broker at random times within it. `move_timeout_s`: how long a channel
     goes without its consumers while the client settles what it holds; after that it stays for the time being.
@@ -57,6 +58,7 @@ class SessionPolicy:
     nack_hold_s: float = 30.0
     redelivery_hold_timeout_s: float = 300.0
     redelivery_hold_bytes_max: int = 8 * 1024 * 1024
+    publish_ids: bool = False
     suppress_duplicates: bool = False
     move_spread_s: float = 5.0
     move_timeout_s: float = 30.0

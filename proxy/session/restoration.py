@@ -331,7 +331,7 @@ class Restoration:
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal
         ledger = channel.ledger
-        again = [journal.fitted(piece) for piece in ledger.replay()]
+        again = [journal.fitted_again(piece) for piece in ledger.replay()]
         channel.out.extend(map(forced, again) if journal.policy.forces_mandatory else again)
         journal.counters.replayed_publishes += ledger.unsettled
         channel.choose_confirm_path()

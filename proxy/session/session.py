@@ -95,7 +95,7 @@ class Session:
                     pos = take_header(journal, self.ending, buf, pos)
                 if self.replies is not None and DIRECT_REPLY_TO in buf:
                     buf, pos = self.replies.readdress(buf, pos)
-                if journal.body_room_bytes:
+                if journal.body_room_bytes or journal.stamp is not None:
                     buf, pos = self.clearance.fit(buf, pos)
                 if journal.phase is not Phase.GREETING:
                     # Old clients count frame_max without the frame's own 8 octets; RabbitMQ forgives that.

@@ -18,9 +18,11 @@ from proxy.errors import BrokerError
 from proxy.session.channel import CONFIRM, CONSIDERED, Channel
 from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
+from proxy.session.identity import mark_in
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import force_mandatory
 from proxy.session.message import Message, addressed, message_of
+from proxy.session.stamp import unstamped
 from proxy.session.uplink import Uplink
 
 # A route that led nowhere in a well cluster is believed to lead nowhere for so long, as an event that nobody wants.
@@ -35,13 +37,17 @@ Route = tuple[bytes, bytes]
 
 @dataclass(slots=True)
 class Stray:
-    """One publish that came back; `number` is its place in the ledger of its channel."""
+    """One publish that came back; `number` is its place in the ledger of its channel.
+
+    `taken`: it was tried again, and some queue may have it since.
+    """
 
     channel: Channel
     number: int
     frames: bytes
     route: Route
     since: float
+    taken: bool = False
 
 
 class Unrouted:
@@ -95,7 +101,7 @@ class Unrouted:
             channel.ledger.returned_upto = found[0]
         if found is None or found[2].mandatory:
             journal.counters.returns += 1
-            journal.client_out.extend(pieces)
+            journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
             return
         number, frames, sent = found
         route = (sent.exchange, sent.routing_key)
@@ -117,8 +123,11 @@ class Unrouted:
     def _next_like(self, back: Message, publishes: Iterable[tuple[int, bytes]]) -> tuple[int, bytes, Message] | None:
         """Which publish came back: the next one like it, since a broker deals with those of a channel in order."""
         similar: tuple[int, bytes, Message] | None = None
+        mark = mark_in(back.properties) if self._journal.stamp is not None else b""
         for number, frames in publishes:
             sent = message_of(frames)
+            if mark and mark == mark_in(sent.properties):
+                return number, frames, sent
             if sent.resembles(back):
                 if sent.properties == back.properties or self._rewritten:
                     return number, frames, sent
@@ -186,6 +195,7 @@ class Unrouted:
                     self._believe(stray.route)
                 self._settle(stray, nack=nack)
             else:
+                stray.taken = stray.taken or nack
                 self._waiting.append(stray)
         if not self._flight:
             self._pace()
@@ -242,7 +252,8 @@ class Unrouted:
         size = 0
         while self._waiting and len(self._flight) < self._batch and size < BATCH_BYTES_MAX:
             stray = self._waiting.popleft()
-            frames = addressed(bytes(self._journal.fitted(stray.frames)), courier)
+            fitted = self._journal.fitted_again if stray.taken else self._journal.fitted
+            frames = addressed(bytes(fitted(stray.frames)), courier)
             force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
             uplink.courier_tag += 1
             self._flight[uplink.courier_tag] = stray
@@ -268,6 +279,8 @@ class Unrouted:
     def _come_home(self) -> None:
         """The courier is lost: what it had published is published again, whether a queue has taken it or not."""
         self._journal.counters.replayed_publishes += len(self._flight)
+        for stray in self._flight.values():
+            stray.taken = True
         self._waiting.extendleft(reversed(self._flight.values()))
         self._flight.clear()
         self._came_back.clear()

@@ -15,8 +15,8 @@ def told(kind, *numbers, at_s=1.0, detail=None):
     return [Entry(at_s, kind, number, detail) for number in numbers]
 
 
-def verdict(publisher=(), consumer=(), drained=(), faults=(), replayed=None, workload="confirm"):
-    cell = Cell("pika", workload, "quorum", "sidehop")
+def verdict(publisher=(), consumer=(), drained=(), faults=(), replayed=None, workload="confirm", mode="sidehop"):
+    cell = Cell("pika", workload, "quorum", mode)
     return judge(cell, list(publisher), list(consumer), list(drained), list(faults), replayed)
 
 
@@ -55,6 +55,13 @@ def test_a_counted_publication_explains_one_unflagged_duplicate():
     consumer = told("delivered", 1, 1, 2, 2, detail=False)
     found = verdict(published(1, 2) + told("confirmed", 1, 2), consumer, replayed=1)
     assert (found.duplicates_unflagged, found.duplicates_unexplained) == (2, 1)
+
+
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_where_nothing_may_come_twice_an_explanation_is_no_excuse(redelivered):
+    consumer = told("delivered", 1, detail=False) + told("delivered", 1, detail=redelivered)
+    assert verdict(published(1) + told("confirmed", 1), consumer, replayed=1).promises_kept
+    assert not verdict(published(1) + told("confirmed", 1), consumer, replayed=1, mode="sidehop-once").promises_kept
 
 
 def test_a_disconnect_of_either_application_breaks_the_promise():

@@ -16,6 +16,9 @@ from tests.support.sidehop import Sidehop
 PREFETCH = 20
 SLOWNESS_S = 0.02
 COUNT = 400
+# Faster than the client works, so that a broker dies with publishes that it has not confirmed.
+PUBLISHED = 600
+BURST = 50
 
 
 class SlowClient:
@@ -105,3 +108,61 @@ def test_what_is_settled_late_is_not_seen_again(
     assert client.seen == Counter(map(str, range(COUNT)))
     assert total(proxy, "suppressed") > 0
     assert client.held_most <= PREFETCH
+
+
+class Publisher:
+    """Publishes what is counted, without waiting for anything, and ends when the broker has it."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.published = 0
+        self.failure: Exception | None = None
+        self.progress = threading.Condition()
+        self._url = url
+        self._queue = queue
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def wait_published(self, count: int) -> None:
+        with self.progress:
+            done = self.progress.wait_for(lambda: self.published >= count or self.failure is not None, 300)
+        assert self.failure is None, self.failure
+        assert done, (self.published, count)
+
+    def _run(self) -> None:
+        try:
+            connection = pika.BlockingConnection(pika.URLParameters(self._url))
+            channel = connection.channel()
+            for number in range(PUBLISHED):
+                channel.basic_publish("", self._queue, str(number).encode(), pika.BasicProperties(delivery_mode=2))
+                if number % BURST == 0:
+                    connection.process_data_events(SLOWNESS_S)
+                with self.progress:
+                    self.published += 1
+                    self.progress.notify_all()
+            connection.close()
+        except Exception as error:
+            with self.progress:
+                self.failure = error
+                self.progress.notify_all()
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_each_message_is_seen_once_when_both_sidecars_know_it(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str, kind: str
+) -> None:
+    direct = pika.BlockingConnection(pika.URLParameters(cluster.url(3)))
+    direct.channel().queue_declare(queue_name, durable=True, arguments={"x-queue-type": kind})
+    proxy = serve(start_sidehop, cluster, publish_ids="true", suppress_duplicates="true")
+    client = SlowClient(proxy.url, queue_name)
+    publisher = Publisher(proxy.url, queue_name)
+    publisher.wait_published(PUBLISHED // 3)
+    cluster.kill9(1)
+    publisher.thread.join(300)
+    assert publisher.failure is None
+    client.wait_settled(PUBLISHED)
+    assert direct.channel().queue_declare(queue_name, passive=True).method.message_count == 0
+    client.close()
+    direct.close()
+    assert client.seen == Counter(map(str, range(PUBLISHED)))
+    assert total(proxy, "replayed_publishes") > 0
+    assert total(proxy, "suppressed") > 0

@@ -100,7 +100,7 @@ MUTANTS = (
     ),
     # Brokers with other limits.
     Mutant(
-        "        again = [journal.fitted(piece) for piece in ledger.replay()]\n",
+        "        again = [journal.fitted_again(piece) for piece in ledger.replay()]\n",
         "        again = ledger.replay()\n",
         "what is published again is not cut for a broker with smaller frames",
     ),
@@ -223,6 +223,22 @@ MUTANTS = (
         "        self._copies.lose(self)\n        while self._held:\n",
         "        while self._held:\n",
         "a copy that the broker has taken back is given back once more",
+    ),
+    # Marks.
+    Mutant(
+        "        again = [journal.fitted_again(piece) for piece in ledger.replay()]\n",
+        "        again = [journal.fitted(piece) for piece in ledger.replay()]\n",
+        "what is sent again does not say so",
+    ),
+    Mutant(
+        "                mark = stop\n            pos = stop\n        if not pieces:\n            return buf, start\n",
+        "                mark = pos\n            pos = stop\n        if not pieces:\n            return buf, start\n",
+        "a publish has two content headers, one of them with a mark",
+    ),
+    Mutant(
+        "            if mark and mark == mark_in(sent.properties):\n",
+        "            if not mark and mark == mark_in(sent.properties):\n",
+        "what came back is taken for its neighbour though it bears a mark",
     ),
     # Publishes and confirms.
     Mutant(

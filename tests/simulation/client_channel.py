@@ -59,6 +59,7 @@ class ClientChannel:
         self.unconfirmed: dict[int, bytes] = {}
         self.last_tag = 0
         self.open_tags: dict[int, bytes] = {}
+        self.said: list[bytes] = []  # what it has settled
         self.recovering = False
         self.consumers: dict[bytes, str] = {}
         self.no_ack: set[bytes] = set()
@@ -130,6 +131,7 @@ class ClientChannel:
     def _closed(self, close: m.ChannelClose) -> None:
         need(self.may_be_closed(close), f"channel {self.number} was closed: {close}")
         self.send(on(self.number, m.ChannelCloseOk()))
+        self.account.given_back.update(self.said)  # what it said may have crossed the close
         if self.state != "closing":
             self._give_back()
             del self.client.channels[self.number]
@@ -159,6 +161,7 @@ class ClientChannel:
         assert arriving is not None
         if arriving[3] is None:
             need(kind == HEADER, "a header was due")
+            need(b"x-sidehop-id" not in data, "a mark that is none of its business")
             arriving[3] = U64.unpack_from(data, 11)[0]
         else:
             need(kind == BODY, "a body was due")
@@ -317,4 +320,6 @@ class ClientChannel:
 
     def settled(self, tags: list[int]) -> None:
         for tag in tags:
-            self.account.settled.add(self.open_tags.pop(tag))
+            body = self.open_tags.pop(tag)
+            self.account.settled.add(body)
+            self.said.append(body)

@@ -11,7 +11,7 @@ from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, MODEST,
 # How many seeds of a hundred have it.
 SHARES = {
     # What the client does, and what it is promised.
-    "as_sent": 10, "names": 40,
+    "as_sent": 10, "names": 40, "marks": 40,
     "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "large": 30, "narrow": 40,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
@@ -62,7 +62,8 @@ class Recipe:
             parked_bytes_max=parked,
             unsettled_bytes_max=unsettled,
             delivery_hold_bytes_max=hold if self.has("large") else 1 << 20,
-            suppress_duplicates=self.has("names"),
+            publish_ids=self.has("marks"),
+            suppress_duplicates=self.has("names") or self.has("marks"),
             move_spread_s=rng.choice((0.0, 1.0)),
             move_timeout_s=rng.choice((0.1, 5.0)),
         )

@@ -66,11 +66,12 @@ class World:
         account = self.client.account
         replayed = self.shell.session.journal.counters.replayed_publishes
         account.check_delivery(self.cluster.taken, replayed, all_seen=not self.client.acks_all)
-        if self.recipe.has("names"):
+        if self.shell.policy.suppress_duplicates:
             hold_bytes = self.shell.policy.delivery_hold_bytes_max
             held = [body for body in account.seen if len(body) + STREAMING_BYTES <= hold_bytes]
             # Without a mark, one that was published again is another message.
-            account.check_once(body for body in held if self.cluster.taken[body] == 1)
+            marks = self.recipe.has("marks")
+            account.check_once(body for body in held if marks or self.cluster.taken[body] == 1)
         self._check_what_lives()
         self.acting = False
         self.client.close()
