@@ -9,6 +9,7 @@ from typing import Protocol
 
 from proxy.reports import Report
 from proxy.session.counters import Counters
+from proxy.session.description import WaitView
 
 FAILOVER_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -23,7 +24,7 @@ class SessionView:
     """One row of `/api/v1/sessions`. Never holds a secret. Counts are messages, `*_bytes` bytes, `*_s` seconds.
 
     `movable` says whether the session could be moved without the client noticing; `reasons` names what speaks
-    against it. `waiting` names what a detached session waits for, empty while attached.
+    against it. `waits` are all the reasons why something waits, `waiting` is the first of them; empty if nothing does.
     """
 
     id: str
@@ -34,6 +35,7 @@ class SessionView:
     endpoint: str
     state: str
     waiting: str
+    waits: tuple[WaitView, ...]
     age_s: float
     channels: int
     consumers: int

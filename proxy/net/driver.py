@@ -67,7 +67,7 @@ class Driver:
 
     def view(self, now: float) -> SessionView:
         """Describe it for the API."""
-        facts = describe(self.engine)
+        facts = describe(self.engine, now)
         return SessionView(
             id=self.id,
             client=self._client.peer,

@@ -115,6 +115,7 @@ class Answers:
 
     def _blocked(self, frame: bytes, payload: bytes) -> None:
         self.speaker.blocked = True
+        self.speaker.blocked_at = self.journal.now
         self.journal.review_blocked(m.decode(m.ConnectionBlocked, payload))
 
     def _unblocked(self, frame: bytes, payload: bytes) -> None:

@@ -78,6 +78,11 @@ class Cancellations:
         return sorted({each.entry.queue.decode("utf-8", "replace") for each in self._absences if each.shown})
 
     @property
+    def since(self) -> float:
+        """When the first of them began to wait."""
+        return min(each.since for each in self._absences if each.shown)
+
+    @property
     def under_way(self) -> bool:
         """Some consumer is without its queue."""
         return bool(self._absences)

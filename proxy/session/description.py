@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypedDict
 
 from proxy.session.journal import Phase
 from proxy.session.move import obstacles
 from proxy.session.session import Session
+from proxy.session.waits import Wait, waits
+
+
+@dataclass(frozen=True, slots=True)
+class WaitView:
+    """One reason why something waits, for `for_s` seconds so far and `at_most_s` more; None: not known, no end set."""
+
+    reason: str
+    channels: tuple[int, ...]
+    for_s: float | None
+    at_most_s: float | None
 
 
 class Facts(TypedDict):
@@ -17,6 +29,7 @@ class Facts(TypedDict):
     name: str
     state: str
     waiting: str
+    waits: tuple[WaitView, ...]
     channels: int
     consumers: int
     unsettled_publishes: int
@@ -27,18 +40,20 @@ class Facts(TypedDict):
     reasons: tuple[str, ...]
 
 
-def describe(session: Session) -> Facts:
-    """Facts of this moment."""
+def describe(session: Session, now: float | None = None) -> Facts:
+    """Facts of this moment; `now` is that of the last event unless it is given."""
     journal = session.journal
     channels = journal.live_channels()
     credentials = journal.credentials
     reasons = tuple(obstacles(journal))
+    found = tuple(waits(session))
     return Facts(
         user=credentials.user if credentials is not None else "",
         vhost=journal.vhost.decode("utf-8", "replace"),
         name=credentials.name if credentials is not None else "",
         state=_state(session),
-        waiting=_waiting(session),
+        waiting=found[0].reason if found else "",
+        waits=tuple(_shown(each, journal.now if now is None else now) for each in found),
         channels=len(channels),
         consumers=sum(channel.consumers for channel in channels),
         unsettled_publishes=sum(channel.unsettled for channel in channels),
@@ -59,47 +74,11 @@ def _state(session: Session) -> str:
     return state
 
 
-def _waiting(session: Session) -> str:
-    """Why nothing moves, so that no wait is silent."""
-    attachment = session.attachment
-    if attachment.searching:
-        return f"for a broker: {attachment.last_error}" if attachment.last_error else "for a broker"
-    channels = session.journal.live_channels()
-    missing = sorted(name.decode("utf-8", "replace") for _, name in session.restoration.missing)
-    without = [channel.number for channel in channels if channel.uplink is None]
-    if missing and without:
-        return f"channels {without} wait for what another connection still holds or has removed: {', '.join(missing)}"
-    restarting = [channel.number for channel in channels if channel.restart_at is not None]
-    leaving = session.move.waiting
-    if restarting:
-        return f"channels {restarting} are set up again"
-    unanswered = [channel.number for channel in channels if channel.hidden_pending]
-    if unanswered:
-        return f"the broker has not answered the replay of channels {unanswered}"
-    if leaving:
-        return (
-            f"channels {leaving} move when the client has settled what it holds and the broker has confirmed the rest"
-        )
-    away = session.cancellations.waiting
-    if away:
-        return f"consumers are paused until their queues are within reach: {', '.join(away)}"
-    if any(uplink.blocked for uplink in session.journal.uplinks):
-        return "the broker has an alarm and blocks publishers"
-    keeping = [each.number for each in channels if each.arrears is not None and each.arrears.kept]
-    if keeping:
-        return f"channels {keeping} get more when their client settles what it holds of a broker that is gone"
-    if session.unrouted.count:
-        return f"no queue takes {session.unrouted.count} publishes while a broker is down"
-    settling = [channel.number for channel in channels if channel.settling_until is not None]
-    if settling:
-        return f"channels {settling} end or change their mode when what they published is confirmed"
-    return _unread(session)
-
-
-def _unread(session: Session) -> str:
-    """Why its client is not read."""
-    if session.pulse.reading:
-        return ""
-    if session.journal.share_bytes is not None:
-        return "all clients together fill listen.retained_bytes_max: this one goes on when less is kept for it"
-    return "the broker has not confirmed what fills the memory that a session may use"
+def _shown(wait: Wait, now: float) -> WaitView:
+    since, until = wait.since, wait.until
+    return WaitView(
+        wait.reason,
+        wait.channels,
+        round(max(0.0, now - since), 3) if since is not None else None,
+        round(max(0.0, until - now), 3) if until is not None else None,
+    )

@@ -77,8 +77,8 @@ class Ending:
     def flush(self) -> None:
         """Wait for what only we know to be unconfirmed, within limits.
 
-        What was accepted is worth a whole failover; with a broker there, a confirm should come soon. It begins anew with
-        each broker that is lost meanwhile, and both times together are all that it may take.
+        What was accepted is worth a whole failover; with a broker there, a confirm should come soon. It begins anew
+        with each broker that is lost meanwhile, and both times together are all that it may take.
         """
         journal = self._journal
         policy = journal.policy

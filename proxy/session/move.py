@@ -79,6 +79,11 @@ class Move:
         return [each.number for each in self._until if not each.flowing or any(entry.paused for entry in each.setup)]
 
     @property
+    def until(self) -> float | None:
+        """When the first of them works on where it is, if it has not moved until then."""
+        return min(self._until.values(), default=None)
+
+    @property
     def under_way(self) -> bool:
         """There is a second broker connection."""
         return self._journal.leaving is not None or self._journal.candidate is not None

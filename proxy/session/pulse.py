@@ -21,17 +21,19 @@ class Pulse:
         self._client_said_at = journal.now
         # The engine's own limits allow the client to go on.
         self.reading = True
-        self._client_unread = False
-        self._broker_unread = False
+        # Since when the shell lets them wait, None while it does not.
+        self.client_unread_at: float | None = None
+        self.broker_unread_at: float | None = None
 
     def unread(self, client: bool, broker: bool, now: float) -> None:
         """Which sides the shell lets wait because the other side is slow; their silence then means nothing."""
-        if self._client_unread and not client:
+        if self.client_unread_at is not None and not client:
             self.client_heard_at = now
-        if self._broker_unread and not broker:
+        if self.broker_unread_at is not None and not broker:
             for uplink in self._journal.uplinks:
                 uplink.heard_at = now
-        self._client_unread, self._broker_unread = client, broker
+        self.client_unread_at = (self.client_unread_at or now) if client else None
+        self.broker_unread_at = (self.broker_unread_at or now) if broker else None
 
     def wrote(self, uplink: Uplink | None, now: float) -> None:
         """Output for a broker, or for the client (None), was taken by the shell."""
@@ -56,7 +58,7 @@ class Pulse:
         for uplink in self._journal.uplinks:
             if uplink.heartbeat_s:
                 due.append(uplink.said_at + uplink.heartbeat_s / 2)
-                if not self._broker_unread:
+                if self.broker_unread_at is None:
                     due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
         return due
 
@@ -78,12 +80,12 @@ class Pulse:
 
     def broker_silent(self, uplink: Uplink) -> bool:
         """A broker has missed its heartbeats: its socket may be open, it hangs all the same."""
-        if not uplink.heartbeat_s or self._broker_unread:
+        if not uplink.heartbeat_s or self.broker_unread_at is not None:
             return False
         return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s
 
     def _client_is_read(self) -> bool:
-        return self.reading and not self._client_unread
+        return self.reading and self.client_unread_at is None
 
     def _client_interval_s(self) -> float:
         half = self._journal.client_heartbeat_s / 2

@@ -83,6 +83,11 @@ class Unrouted:
         """The frames of each that is withheld."""
         return [stray.frames for stray in (*self._flight.values(), *self._waiting)]
 
+    @property
+    def since(self) -> float:
+        """When the first of them came back."""
+        return min(stray.since for stray in (*self._waiting, *self._flight.values()))
+
     def due(self) -> list[float]:
         """When some are to be tried again."""
         if self._retry_at is None or self._flight or self._closing or not self._journal.attached:

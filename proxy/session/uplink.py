@@ -24,15 +24,16 @@ class Stage(Enum):
 class Uplink:
     """A broker connection of a session. `generation` counts them from 1. `out` is what waits to be written to it.
 
-    `blocked`: the broker has an alarm and does not read what is published on it. `secrets_asked`: so many
-    `connection.update-secret` are not answered. `courier_tag`: the last confirm number of the channel that publishes
-    what no queue took; None while it is not open there. `frame_max_bytes` and `channel_max` are agreed with the
+    `blocked`: the broker has an alarm and does not read what is published on it, since `blocked_at`. `secrets_asked`:
+    so many `connection.update-secret` are not answered. `courier_tag`: the last confirm number of the channel that
+    publishes what no queue took; None while it is not open there. `frame_max_bytes` and `channel_max` are agreed with the
     broker, 0 until then; `delivery_room_bytes`: bodies from it are cut to this size for the client, 0 if they fit.
     `lacks` is what the client was offered and this broker cannot do.
     """
 
     __slots__ = (
         "blocked",
+        "blocked_at",
         "channel_max",
         "courier_tag",
         "delivery_room_bytes",
@@ -59,6 +60,7 @@ class Uplink:
         self.inlet = Inlet()
         self.out: list[Buffer] = []
         self.blocked = False
+        self.blocked_at = 0.0
         self.secrets_asked = 0
         self.courier_tag: int | None = None
         self.tune = m.ConnectionTune(0, 0, 0)

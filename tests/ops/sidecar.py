@@ -22,6 +22,7 @@ VIEW = SessionView(
     endpoint="mq1",
     state="attached",
     waiting="",
+    waits=(),
     age_s=1.5,
     channels=2,
     consumers=1,
