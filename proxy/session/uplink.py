@@ -26,8 +26,8 @@ class Uplink:
 
     `blocked`: the broker has an alarm and does not read what is published on it, since `blocked_at`. `secrets_asked`:
     so many `connection.update-secret` are not answered. `courier_tag`: the last confirm number of the channel that
-    publishes what no queue took; None while it is not open there. `frame_max_bytes` and `channel_max` are agreed with the
-    broker, 0 until then; `delivery_room_bytes`: bodies from it are cut to this size for the client, 0 if they fit.
+    publishes what no queue took; None while it is not open there. `frame_max_bytes` and `channel_max` are agreed with
+    the broker, 0 until then; `delivery_room_bytes`: bodies from it are cut to this size for the client, 0 if they fit.
     `lacks` is what the client was offered and this broker cannot do.
     """
 
