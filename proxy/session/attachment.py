@@ -79,9 +79,9 @@ class Attachment:
         else:
             self._pace(free=False)
 
-    def dial_beside(self, endpoint: str) -> None:
+    def dial_beside(self, avoided: set[str]) -> None:
         """Ask for a connection to another broker than the present one, which is well."""
-        self._tried = {endpoint}
+        self._tried = avoided
         self.resumes = True
         self.dial()
 
@@ -125,6 +125,9 @@ class Attachment:
         assert uplink is not None
         assert journal.credentials is not None
         uplink.endpoint = endpoint
+        if not self.searching and journal.uplink is not None and endpoint == journal.uplink.endpoint:
+            self.failed("there is no other broker")
+            return
         uplink.stage = Stage.GREETED
         uplink.stage_deadline = journal.now + journal.policy.handshake_timeout_s
         uplink.heard_at = uplink.said_at = journal.now

@@ -34,7 +34,7 @@ class Clearance:
         if 0 < tune.frame_max < FRAME_MIN_BYTES:
             return f"its frame_max {tune.frame_max} is below what every broker has to take"
         if 0 < tune.frame_max < journal.frame_max_bytes and 0 < tune.frame_max - OVERHEAD_BYTES < self._largest():
-            return f"its frame_max {tune.frame_max} is too small for a frame that cannot be cut"
+            return _too_small(tune.frame_max)
         if 0 < tune.channel_max <= OWN_CHANNELS:
             return f"it allows {tune.channel_max} channels, and {OWN_CHANNELS} are needed beside the client's"
         if 0 < tune.channel_max < channels + OWN_CHANNELS and not last_resort:
@@ -76,7 +76,7 @@ class Clearance:
         if whole > journal.body_room_bytes and journal.phase in (Phase.RUNNING, Phase.FLUSHING):
             for uplink in journal.uplinks:
                 if 0 < uplink.frame_max_bytes < whole + OVERHEAD_BYTES:
-                    journal.lifecycle.too_narrow(uplink)
+                    journal.lifecycle.too_narrow(uplink, _too_small(uplink.frame_max_bytes))
         return cut(buf, pos, journal.body_room_bytes, size_max) if journal.body_room_bytes else (buf, pos)
 
     def _largest(self) -> int:
@@ -91,3 +91,7 @@ class Clearance:
             frames.extend(channel.parked)
             frames.extend(map(bytes, channel.ledger.kept()))
         return max((largest_whole(each, 0, _ANY_BYTES) for each in frames), default=0)
+
+
+def _too_small(frame_max: int) -> str:
+    return f"its frame_max {frame_max} is too small for a frame that cannot be cut"

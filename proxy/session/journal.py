@@ -90,12 +90,16 @@ class Lifecycle(Protocol):
         """All channels must be on one broker now."""
         ...
 
-    def too_narrow(self, uplink: Uplink) -> None:
+    def too_narrow(self, uplink: Uplink, reason: str) -> None:
         """A broker cannot take what the client says."""
         ...
 
     def leaving_hangs(self, uplink: Uplink) -> None:
         """A broker that is to be left does not let a channel go."""
+        ...
+
+    def seek(self, reason: str) -> None:
+        """The present broker lacks what a channel needs: another one may have it."""
         ...
 
     def move_failed(self) -> None:

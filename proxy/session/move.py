@@ -22,6 +22,8 @@ CANCEL = m.method_id(m.BasicCancel)
 
 # When a session that could not leave tries again.
 RETRY_S = 30.0
+# For so long a broker that lacked something is avoided by the same session in its search for it.
+LACKING_S = 60.0
 
 
 class Move:
@@ -41,6 +43,9 @@ class Move:
         self._reason = ""
         self._since = 0.0
         self._wanted = False
+        # What is to be left lacks something, and so did these brokers before.
+        self._seeks = False
+        self._lacking: dict[str, float] = {}
         self._told: tuple[str, ...] = ()
         # When to begin, None while nothing is to be left.
         self.start_at: float | None = None
@@ -52,10 +57,25 @@ class Move:
 
     def plan(self, reason: str) -> None:
         """Leave the present broker some time soon: not all sessions at once."""
+        self._want(reason)
+        self._seeks = False
+        self.start_at = self._journal.now + self._journal.rng.uniform(0.0, self._journal.policy.move_spread_s)
+
+    def seek(self, reason: str) -> None:
+        """Leave the present broker at once, though not all is as it was: it lacks what one of the channels needs."""
+        journal = self._journal
+        if self.start_at is not None or self.under_way or journal.uplink is None:
+            return
+        self._want(reason)
+        self._seeks = True
+        self.start_at = now = journal.now
+        self._lacking = {name: at for name, at in self._lacking.items() if now < at + LACKING_S}
+        self._lacking[journal.uplink.endpoint] = now
+
+    def _want(self, reason: str) -> None:
         self._reason = reason
         self._told = ()
         self._wanted = True
-        self.start_at = self._journal.now + self._journal.rng.uniform(0.0, self._journal.policy.move_spread_s)
 
     def cancel(self) -> None:
         """The broker may be stayed with. Channels that have moved stay where they are."""
@@ -103,7 +123,7 @@ class Move:
         self.start_at = None
         self._since = journal.now
         assert journal.uplink is not None
-        self._attachment.dial_beside(journal.uplink.endpoint)
+        self._attachment.dial_beside({journal.uplink.endpoint, *(self._lacking if self._seeks else ())})
 
     def _at_rest(self) -> bool:
         journal = self._journal
@@ -113,8 +133,8 @@ class Move:
             and not journal.uplink.blocked
             and len(journal.uplinks) == 1
             and not journal.secret_updates
-            and self._attachment.since is None
-            and not self._restarts.under_way
+            and not any(channel.uplink is None for channel in journal.live_channels())
+            and (self._seeks or (self._attachment.since is None and not self._restarts.under_way))
         )
 
     def failed(self) -> None:
@@ -262,7 +282,9 @@ def _anchors(journal: Journal) -> list[str]:
 
 
 def _ties(journal: Journal, channel: Channel) -> list[str]:
-    """What a channel would lose by leaving."""
+    """What a channel would lose by leaving; one that is being set up again has nothing at its broker."""
+    if channel.restart_at is not None:
+        return []
     number = channel.number
     found = []
     if channel.mode == TX and channel.window.top:

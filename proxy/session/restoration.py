@@ -22,6 +22,10 @@ from proxy.session.uplink import Uplink
 PATIENCE_S = 1.0
 # The same refusal this often in a row is an answer, not a race.
 STEP_REFUSALS_MAX = 3
+# How a broker refuses the reader of a stream that has no copy there, or none that is open yet (RabbitMQ); after so many
+# refusals, in one to two seconds, it is a broker that has none.
+NO_COPY = b"replica on the local node"
+COPY_REFUSALS_MAX = 5
 
 
 class Restoration:
@@ -350,7 +354,9 @@ class Restoration:
                 channel.lose_place(entry)  # no stream: a message that somebody copied from one
         final = close.reply_code not in (404, 405, 541)
         # Another consumer's seat becomes free, and a node that has just come up opens its copy of a stream.
-        final = final and not any(text in close.reply_text for text in (b"exclusive use", b"replica on the local node"))
+        final = final and not any(text in close.reply_text for text in (b"exclusive use", NO_COPY))
+        if NO_COPY in close.reply_text and channel.restarts >= COPY_REFUSALS_MAX:
+            journal.lifecycle.seek(close.reply_text.decode("utf-8", "replace"))
         # A publish to an exchange that is nobody's to declare again would be refused each time, behind its neighbours.
         final = final or (
             close.reply_code == 404 and b"no exchange" in close.reply_text and not journal.topology.exchanges

@@ -290,14 +290,17 @@ class Session:
             given_up = home if streaming else leaving
             self.loss.lost(given_up, "an exclusive queue needs all channels at one broker", None, "move_ended")
 
-    def too_narrow(self, uplink: Uplink) -> None:
+    def too_narrow(self, uplink: Uplink, reason: str) -> None:
         """A broker cannot take what the client says: one that can is looked for, as if it were lost."""
-        reason = f"its frame_max {uplink.frame_max_bytes} is too small for a frame that cannot be cut"
         self.loss.lost(uplink, reason, None, "frame_too_large")
 
     def leaving_hangs(self, uplink: Uplink) -> None:
         """A broker that is to be left does not let a channel go: it is left all the same."""
         self.loss.lost(uplink, "broker did not close a channel", None, "move_ended")
+
+    def seek(self, reason: str) -> None:
+        """The present broker lacks what a channel needs: another one may have it."""
+        self.move.seek(reason)
 
     def move_failed(self) -> None:
         """The broker to move to could not be had."""

@@ -119,13 +119,17 @@ def reader(proxy: Sidehop, cluster: Cluster, queue_name: str) -> Iterator[Reader
     try:
         wait_progress(proxy, reader)
         yield reader
-        publisher.end()
-        last = publisher.published - 1
-        proxy.wait_for(lambda: reader.error or reader.bodies[-1] == last, "the last message to be read", 60)
-        reader.end()
+        require_all_read_once(proxy, publisher, reader)
     finally:
         publisher.stopping.set()
         reader.stopping.set()
+
+
+def require_all_read_once(proxy: Sidehop, publisher: Publisher, reader: Reader) -> None:
+    publisher.end()
+    last = publisher.published - 1
+    proxy.wait_for(lambda: reader.error or reader.bodies[-1] == last, "the last message to be read", 60)
+    reader.end()
     # Some numbers can be in the stream twice: published again, when their confirm was lost with a node.
     assert reader.offsets == list(range(len(reader.offsets)))
     assert set(reader.bodies) == set(range(last + 1))
@@ -162,3 +166,34 @@ def test_every_message_is_read_once_while_nodes_are_drained(
         proxy.wait_for(lambda left=address: all(s["endpoint"] != left for s in proxy.sessions()), "all to leave", 60)
         wait_progress(proxy, reader)
     assert proxy.events("failover_started") == []
+
+
+def test_a_node_without_a_copy_is_left_for_one_that_has_it(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    two_copies = {"x-queue-type": "stream", "x-initial-cluster-size": 2}
+    with pika.BlockingConnection(pika.URLParameters(cluster.url(1))) as connection:
+        connection.channel().queue_declare(queue_name, durable=True, arguments=two_copies)
+    queues = cluster.ctl(1, "list_queues", "name", "members").splitlines()
+    members = next(line for line in queues if line.startswith(queue_name))
+    with_copy = [n for n in NODES if f"{cluster.names[n - 1]}@localhost" in members]
+    assert len(with_copy) == 2
+    (without,) = set(NODES) - set(with_copy)
+    first, last = with_copy
+    nodes = (part for n in (first, without, last) for part in ("--node", cluster.addresses[n - 1]))
+    proxy = start_sidehop("--policy", "first", *nodes)
+
+    publisher, reader = Publisher(cluster.url(last), queue_name), Reader(proxy.url, queue_name)
+    try:
+        wait_progress(proxy, reader)
+        assert proxy.sessions()[0]["endpoint"] == cluster.addresses[first - 1]
+        cluster.close_connections(first)
+        proxy.wait_for(lambda: proxy.events("session_moved"), "the session to move on", 60)
+        assert proxy.sessions()[0]["endpoint"] != cluster.addresses[without - 1]
+        assert proxy.events("session_moved")[0]["left"] == cluster.addresses[without - 1]
+        wait_progress(proxy, reader)
+        require_all_read_once(proxy, publisher, reader)
+    finally:
+        publisher.stopping.set()
+        reader.stopping.set()
+    assert proxy.events("channel_given_up") == []

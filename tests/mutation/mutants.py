@@ -66,6 +66,11 @@ MUTANTS = (
         "",
         "a client is told that it may not have the name which its broker had given",
     ),
+    Mutant(
+        "*(self._lacking if self._seeks else ())",
+        "",
+        "a search for a copy of a stream goes round between two brokers that have none",
+    ),
     # Direct reply-to.
     Mutant(
         "        self.reply_queues.pop(channel.number, None)\n",

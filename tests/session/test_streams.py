@@ -13,12 +13,14 @@ from tests.support.engine import (
     HIDDEN_CONFIRMS,
     REOPENED,
     After,
+    BrokerUp,
     FailOver,
     FromBroker,
     FromClient,
     FromOld,
     Handshaken,
     Leave,
+    Sees,
     ToBroker,
     ToClient,
     ToOld,
@@ -41,6 +43,7 @@ from tests.support.engine_frames import (
 )
 
 OPENED = on(1, m.ChannelOpenOk())
+NO_COPY = on(1, m.ChannelClose(406, b"queue 's' does not have a replica on the local node"))
 PRIORITY = {b"x-priority": b"I\x00\x00\x00\x05"}
 FIRST = PRIORITY | {b"x-stream-offset": text_value("first")}
 
@@ -163,11 +166,45 @@ def test_what_is_no_offset_is_passed_on_and_not_believed(value):
 def test_a_copy_of_a_stream_that_is_not_open_yet_is_waited_for():
     story = (reading(FIRST) >> FromBroker(streamed(1, 7))).forget()
     story = story >> FailOver() << ToBroker(REOPENED, read(FIRST | place(8)))
-    refused = on(1, m.ChannelClose(406, b"queue 's' does not have a replica on the local node"))
-    for _ in range(6):
-        story = story >> FromBroker(OPENED, refused) << ToBroker(on(1, m.ChannelCloseOk()))
+    for _ in range(5):
+        story = story >> FromBroker(OPENED, NO_COPY) << ToBroker(on(1, m.ChannelCloseOk()))
         story = story >> After(3.0) << ToBroker(REOPENED, read(FIRST | place(8)))
     (story >> FromBroker(OPENED, consume_ok(1), streamed(1, 8)) << ToClient(streamed(2, 8))).done()
+
+
+def without_a_copy():
+    """A reader has got something, and the next broker has refused it until another one is asked for."""
+    story = (reading(FIRST) >> FromBroker(streamed(1, 7))).forget()
+    story = story >> FailOver() << ToBroker(REOPENED, read(FIRST | place(8)))
+    for _ in range(5):
+        story = (
+            (story >> FromBroker(OPENED, NO_COPY)).forget() >> After(3.0) << ToBroker(REOPENED, read(FIRST | place(8)))
+        )
+    return story >> FromBroker(OPENED, NO_COPY) << ToBroker(on(1, m.ChannelCloseOk()))
+
+
+def test_a_broker_without_a_copy_of_a_stream_is_left_for_one_that_has_it():
+    story = without_a_copy()
+    story.old = story.session.attachment.generation
+    story = story >> After(0.0) << Dial(3, frozenset({"rabbit2:5672"}), True)
+    story = (story >> Handshaken("rabbit3:5672")).forget() >> After(3.0) << ToBroker(REOPENED, read(FIRST | place(8)))
+    story << ToOld(on(0, m.ConnectionClose(200, b"moved to another broker")))
+    (story >> FromBroker(OPENED, consume_ok(1), streamed(1, 8)) << ToClient(streamed(2, 8))).done()
+
+
+def test_brokers_without_a_copy_are_all_avoided():
+    story = without_a_copy()
+    story.old = story.session.attachment.generation
+    story = (story >> After(0.0)).forget() >> Handshaken("rabbit3:5672")
+    story = (story.forget() >> FromOld(on(0, m.ConnectionCloseOk()))).forget() >> After(3.0)
+    story = (story.forget() >> FromBroker(OPENED, NO_COPY)).forget() >> After(3.0)
+    story << Dial(4, frozenset({"rabbit2:5672", "rabbit3:5672"}), True)
+
+
+def test_a_search_for_a_copy_that_leads_back_is_over():
+    story = without_a_copy() >> After(0.0)
+    story = story.forget() >> BrokerUp("rabbit2:5672") >> After(0.0)
+    story << Sees("one connection", lambda s: len(s.journal.uplinks) == 1 and s.move.start_at is not None)
 
 
 def test_a_channel_that_is_opened_anew_reads_on():
