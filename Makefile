@@ -49,7 +49,7 @@ demo: ## brokers killed under load, a table of what clients saw: over an hour; m
 
 drill: ## every workload, queue type and fault through Sidehop, a table of what clients saw: hours; ARGS chooses less
 	@deploy/lab/venv.sh dev
-	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@deploy/lab/packages.sh rabbitmq etcd haproxy compiler librabbitmq-dev
 	@exec .venv/bin/python -m benchmarks.drill --all $(ARGS)
 
 bench: ## throughput and latency, side by side with HAProxy and a direct connection

@@ -83,7 +83,7 @@ def _cells(asked: argparse.Namespace, modes: Sequence[str]) -> list[Cell]:
         for workload in asked.workloads.split(",")
         for queue_type in asked.queues.split(",")
         for mode in modes
-        if LIBRARIES[client].plays(WORKLOADS[workload]) and queue_type in WORKLOADS[workload].queue_types
+        if LIBRARIES[client].plays(WORKLOADS[workload], queue_type)
     ]
 
 
@@ -91,6 +91,7 @@ def _cell(cell: Cell, orders: Orders, brokers: stand.Cluster, folder: Path, port
     _say(f"{cell} ...")
     started_s = time.monotonic()
     try:
+        LIBRARIES[cell.client].prepare()
         brokers.run("start")
         verdict = play(cell, orders, brokers, folder / "-".join(cell), ports, lambda text: _say(f"  {text}"))
     except stand.StandError as error:

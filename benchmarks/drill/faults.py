@@ -92,7 +92,7 @@ def connection_of(brokers: Cluster, name: str) -> tuple[int, str] | None:
     """
     for node in brokers.nodes:
         with contextlib.suppress(StandError):
-            for line in brokers.ctl(node, "list_connections", "pid", "client_properties", timeout_s=30).splitlines():
+            for line in brokers.ctl(node, "list_connections", "pid", "client_properties").splitlines():
                 pid, _, properties = line.partition("\t")
                 if name in properties:
                     return _node_in(pid), pid
@@ -102,7 +102,7 @@ def connection_of(brokers: Cluster, name: str) -> tuple[int, str] | None:
 def home_of(brokers: Cluster, queue: str) -> int:
     """The node that a classic queue lives on, or the leader of a replicated one. Raises StandError."""
     # A replicated queue has a leader; a classic one has none, and a pid that names its node.
-    for line in brokers.ctl(1, "list_queues", "name", "leader", "pid", timeout_s=30).splitlines():
+    for line in brokers.ctl(1, "list_queues", "name", "leader", "pid").splitlines():
         name, leader, pid = (*line.split("\t"), "", "")[:3]
         if name == queue:
             return _node_in(leader or pid)
@@ -150,7 +150,7 @@ def _partition(scene: Scene) -> None:
 
 
 def _rejoin(scene: Scene) -> None:
-    """A node that was away for longer than the net tick may be partitioned for good; only a restart heals that."""
+    """A node that was away for longer than the net tick may not find back by itself; a restart heals it."""
     scene.brokers.run("stop", scene.node)
     scene.brokers.run("start", scene.node)
 

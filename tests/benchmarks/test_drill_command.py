@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.drill.clients.library import LIBRARIES
+from benchmarks.stand import StandError
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,7 +37,10 @@ def test_help_names_every_way_to_ask_less_of_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--clients", "pika,bunny"), "--clients: bunny unknown; of pika, aio-pika, amqp"),
+        (
+            ("--clients", "pika,bunny"),
+            "--clients: bunny unknown; of pika, aio-pika, amqp, celery, amqplib, librabbitmq",
+        ),
         (("--modes", "envoy"), "--modes: envoy unknown; of direct, haproxy, sidehop"),
         (("--faults", "kill9"), "--faults: 'kill9' is not KIND=COUNT with a kind of kill9, sigterm"),
         (("--faults", "earthquake=1"), "--faults: 'earthquake=1' is not KIND=COUNT"),
@@ -52,3 +58,11 @@ def test_a_mistake_is_named_before_anything_is_started(arguments: tuple[str, ...
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert "brokers" not in done.stderr
+
+
+def test_a_library_that_cannot_be_had_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StandError, match="node is not installed: apt-get install nodejs npm"):
+        LIBRARIES["amqplib"].prepare()
+    with pytest.raises(StandError, match="no C compiler is installed: apt-get install gcc"):
+        LIBRARIES["librabbitmq"].prepare()

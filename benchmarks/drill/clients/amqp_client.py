@@ -82,7 +82,7 @@ def _publish_until_stopped(application: Application, connection: amqp.Connection
     heartbeat = _Heartbeat(connection)
     while not application.stopping:
         heartbeat.tick()
-        time.sleep(application.pause_s())
+        application.wait_turn()
         number = next(application.numbers)
         application.tell("published", number)
         try:

@@ -40,6 +40,7 @@ class Application:
     stopping: bool = False
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     stop_at_s: float = 0.0
+    output: int = 1
     _due_s: float = 0.0
     _offset: int | None = None
 
@@ -64,6 +65,10 @@ class Application:
         """How long to wait before the next so many, at the wanted rate. Who fell behind doesn't catch up in a burst."""
         self._due_s = max(self._due_s + messages / self.rate, time.monotonic() - 0.01)
         return max(0.0, self._due_s - time.monotonic())
+
+    def wait_turn(self) -> None:
+        """Sleep until the next message is due."""
+        time.sleep(self.pause_s())
 
     def body(self, number: int) -> bytes:
         return f"{self.run} {number}".encode()
@@ -97,7 +102,7 @@ class Application:
 
     def tell(self, kind: str, number: int = 0, detail: object = None) -> None:
         line = json.dumps([round(time.monotonic(), 6), kind, number, detail], separators=(",", ":"))
-        os.write(1, line.encode() + b"\n")
+        os.write(self.output, line.encode() + b"\n")
 
     def tell_lost(self, error: object) -> None:
         self.tell("disconnected", 0, f"{type(error).__name__}: {error}"[:300])
