@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,6 +76,12 @@ class Verdict:
             or self.duplicates_unexplained or self.undone_but_stored
             or (self.cell.mode == ONCE and (self.duplicates_flagged or self.duplicates_unflagged))
         )  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, figures: Mapping[str, Any]) -> Verdict:
+        """What `as_dict` made."""
+        cell = Cell(*(figures[name] for name in Cell._fields))
+        return cls(cell, **{name: value for name, value in figures.items() if name not in Cell._fields})
 
     def as_dict(self) -> dict[str, object]:
         return self.cell._asdict() | {name: value for name, value in asdict(self).items() if name != "cell"}

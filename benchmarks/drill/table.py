@@ -1,8 +1,14 @@
-"""The drill's result for people (Markdown) and for programs (JSON)."""
+"""The drill's result for people (Markdown) and for programs (JSON).
+
+`python -m benchmarks.drill.table A.json B.json ...` puts the results of several drills into one Markdown.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.drill.account import Verdict, waits
@@ -89,3 +95,15 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 
     return [line(titles), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
+
+
+def together(results: Sequence[Path]) -> str:
+    """One Markdown for several results in JSON, each with its notes."""
+    told = [json.loads(path.read_text()) for path in results]
+    verdicts = [Verdict.from_dict(cell) for each in told for cell in each["cells"]]
+    notes = [f"{path.stem}: {'; '.join(each['notes'])}" for path, each in zip(results, told, strict=True)]
+    return markdown(verdicts, notes)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(together([Path(name) for name in sys.argv[1:]]))

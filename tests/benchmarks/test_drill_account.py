@@ -1,10 +1,12 @@
 """The drill's figures are claims about lost money: the arithmetic behind them is tested like the engine."""
 
+import json
+
 import pytest
 
 from benchmarks.drill.account import Cell, Entry, judge, longest_gap, spread
 from benchmarks.drill.faults import Fault
-from benchmarks.drill.table import markdown
+from benchmarks.drill.table import as_json, markdown, together
 
 
 def published(*numbers, at_s=1.0):
@@ -133,3 +135,12 @@ def test_disconnects_and_gaps_are_told_for_each_fault_and_each_kind_of_it():
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in markdown([found], []).splitlines()]
     assert ["kill9", "sidehop", "1", "1", "-", "2,000 / 2,000 / 2,000", "1,500 / 1,500 / 1,500"] in rows
     assert ["drain", "sidehop", "1", "0", "-", "1,000 / 1,000 / 1,000", "2,500 / 2,500 / 2,500"] in rows
+
+
+def test_results_of_several_drills_become_one_table(tmp_path):
+    lost, kept = verdict(published(1) + told("confirmed", 1)), verdict()
+    for name, found in (("first", lost), ("second", kept)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(as_json([found], [f"of the {name}"])))
+    assert together([tmp_path / "first.json", tmp_path / "second.json"]) == markdown(
+        [lost, kept], ["first: of the first", "second: of the second"]
+    )
