@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import amqp
-from amqp.exceptions import AMQPError, InternalError, MessageNacked
+from amqp.exceptions import AMQPError, InternalError, MessageNacked, PreconditionFailed
 
 from benchmarks.drill.clients.application import (
     CONNECT_TIMEOUT_S,
@@ -138,7 +138,7 @@ def _commit_until_stopped(application: Application, connection: amqp.Connection)
                 application.tell("published", number)
                 channel.basic_publish(_message(application, number), exchange="", routing_key=application.queue)
             channel.tx_commit()
-        except InternalError as error:
+        except (InternalError, PreconditionFailed) as error:
             if not connection.connected:
                 raise
             application.tell_undone(numbers, str(error))
