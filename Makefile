@@ -27,7 +27,7 @@ run: install ## Sidehop in front of a local three-node RabbitMQ cluster and etcd
 
 test: ## everything: lint, types, import contracts, unit, property and integration tests
 	@deploy/lab/venv.sh dev
-	@deploy/lab/packages.sh rabbitmq etcd haproxy
+	@deploy/lab/packages.sh rabbitmq etcd haproxy valgrind
 	@.venv/bin/python -m tests.foreign --prepare --suite py-amqp
 	@without=$$(deploy/lab/rabbitmq4.sh >&2 || echo --ignore=tests/integration/test_rabbitmq4.py); \
 	  [ -z "$$without" ] || echo "the tests on RabbitMQ 4.0 are left out, everything else runs"; \
