@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import PROTOCOL_HEADER
@@ -40,6 +41,7 @@ class Attachment:
         self.reason = ""
         self.cause = ""  # one word for the same: a metric's label
         self.last_error = ""
+        self._behind_at = 0
         self.retry_at: float | None = None
         self._tried: set[str] = set()
         self._reported: set[str] = set()
@@ -99,7 +101,7 @@ class Attachment:
     def report_done(self) -> None:
         """Say so once when every channel is as it was."""
         journal = self.journal
-        if self.since is None or any(each.hidden_pending or each.uplink is None for each in journal.live_channels()):
+        if self.since is None or self._behind():
             return
         took_s = round(journal.now - self.since, 6)
         self.since = None
@@ -108,6 +110,20 @@ class Attachment:
             journal.report("failover_done", endpoint=name, reason=self.reason, took_s=took_s)
         else:
             journal.report("session_opened", endpoint=name, took_s=took_s)
+
+    def _behind(self) -> bool:
+        """Some channel is not as it was. Asked for every answer: the one that was found last is looked at first, and
+        then what follows it, since brokers answer in order.
+        """
+        channels = self.journal.channels
+        for at in chain(range(self._behind_at, len(channels)), range(min(self._behind_at, len(channels)))):
+            channel = channels[at]
+            if channel is None or channel.awaits_close_ok:
+                continue
+            if channel.hidden_pending or channel.uplink is None:
+                self._behind_at = at
+                return True
+        return False
 
     def dial(self) -> None:
         """Ask for the next connection."""
