@@ -133,7 +133,7 @@ class Copies:
             del self._answers[next(iter(self._answers))]
 
     def _say(self, handed: Handed, tag: int, answer: Answer) -> None:
-        """Settle a shadow at its broker. A broker that has been asked to close the channel takes it back anyway."""
+        """Settle a shadow at its broker. A broker that was asked to close or to recover the channel takes it back."""
         channel = handed.channel
         uplink = channel.uplink
         if channel.publish_left != NO_CONTENT:
@@ -143,8 +143,8 @@ class Copies:
                 self._owing.append(handed)
             return
         del handed.shadows[tag]
-        closes = any(request.request == m.CHANNEL_CLOSE for request in channel.pending)
-        if uplink is None or uplink.stage is not Stage.ATTACHED or closes:
+        takes_back = any(request.request in (m.CHANNEL_CLOSE, m.BASIC_RECOVER) for request in channel.pending)
+        if uplink is None or uplink.stage is not Stage.ATTACHED or takes_back:
             return
         if answer is Answer.TAKEN:
             ident, bits = m.BASIC_ACK, b"\0"

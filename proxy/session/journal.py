@@ -94,8 +94,8 @@ class Lifecycle(Protocol):
         """A broker cannot take what the client says."""
         ...
 
-    def leaving_hangs(self, uplink: Uplink) -> None:
-        """A broker that is to be left does not let a channel go."""
+    def broker_hangs(self, uplink: Uplink) -> None:
+        """A broker does not let a channel go."""
         ...
 
     def seek(self, reason: str) -> None:

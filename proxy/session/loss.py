@@ -125,6 +125,7 @@ class Loss:
         for channel in orphans:
             self._restoration.detach(channel)
             channel.attach(None)
+            channel.restart_deadline = None  # what went wrong there may well go right elsewhere
             self._restarts.forget(channel)
         if journal.uplink is None:
             attachment.search(reason, cause, uplink.endpoint)

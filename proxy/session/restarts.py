@@ -96,12 +96,8 @@ class Restarts:
             elif channel.muted:
                 if channel.restart_deadline is None or journal.now < channel.restart_deadline:
                     continue
-                if journal.leaving is not None and channel.uplink is journal.leaving:
-                    journal.lifecycle.leaving_hangs(journal.leaving)
-                else:
-                    self.forget(channel)
-                    silent = m.ChannelClose(541, b"INTERNAL_ERROR - broker did not close the channel")
-                    self._restoration.give_up(channel, silent)
+                if channel.uplink is not None:
+                    journal.lifecycle.broker_hangs(channel.uplink)
             elif channel.restart_at <= journal.now:
                 self._open(channel)
 

@@ -294,9 +294,10 @@ class Session:
         """A broker cannot take what the client says: one that can is looked for, as if it were lost."""
         self.loss.lost(uplink, reason, None, "frame_too_large")
 
-    def leaving_hangs(self, uplink: Uplink) -> None:
-        """A broker that is to be left does not let a channel go: it is left all the same."""
-        self.loss.lost(uplink, "broker did not close a channel", None, "move_ended")
+    def broker_hangs(self, uplink: Uplink) -> None:
+        """A broker does not let a channel go: it is left all the same, with all that it has."""
+        outcome: Observation | None = None if uplink is self.journal.leaving else "lost"
+        self.loss.lost(uplink, "broker did not close a channel", outcome, "move_ended")
 
     def seek(self, reason: str) -> None:
         """The present broker lacks what a channel needs: another one may have it."""

@@ -265,6 +265,13 @@ def test_recover_makes_what_is_held_void():
     story.done()
 
 
+def test_what_the_broker_is_asked_to_take_back_is_not_settled():
+    asked, done = bare(1, m.BASIC_RECOVER, b"\x01"), on(1, m.BasicRecoverOk())
+    story = holding(message(1)) >> FromClient(ack(1, 1)) >> FromClient(asked) << ToBroker(asked)
+    story = story >> FromBroker(again(1)) >> FromBroker(done) << ToClient(done)
+    (story >> FromBroker(again(2)) << ToBroker(ack(1, 2))).done()
+
+
 def test_a_copy_of_a_copy_waits_with_it_up_to_a_limit(monkeypatch):
     monkeypatch.setattr(copies, "SHADOWS_MAX", 2)
     story = consuming() >> FromBroker(message(1), message(2), message(3), message(4))
