@@ -110,6 +110,11 @@ class Loss:
         elif not expected:
             self._orphan(uplink, reason, outcome or cause)
 
+    def hangs(self, uplink: Uplink) -> None:
+        """A broker does not close a channel. One that is to be left anyway says nothing of its health by that."""
+        outcome: Observation | None = None if uplink is self._journal.leaving else "lost"
+        self.lost(uplink, "broker did not close a channel", outcome, "move_ended")
+
     def _orphan(self, uplink: Uplink, reason: str, cause: str) -> None:
         """Take the channels off a broker that is gone, and find them another one."""
         journal = self._journal

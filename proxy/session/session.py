@@ -296,8 +296,7 @@ class Session:
 
     def broker_hangs(self, uplink: Uplink) -> None:
         """A broker does not let a channel go: it is left all the same, with all that it has."""
-        outcome: Observation | None = None if uplink is self.journal.leaving else "lost"
-        self.loss.lost(uplink, "broker did not close a channel", outcome, "move_ended")
+        self.loss.hangs(uplink)
 
     def seek(self, reason: str) -> None:
         """The present broker lacks what a channel needs: another one may have it."""
