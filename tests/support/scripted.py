@@ -55,7 +55,9 @@ class BrokerLink:
         self.writer = writer
         self.idents: list[int] = []
         self.publishes = 0
-        self.confirming = False
+        # By channel: body bytes that are still to come, and what was published since confirms were asked for.
+        self.left: dict[int, int] = {}
+        self.confirmed: dict[int, int] = {}
 
 
 class ScriptedBroker:
@@ -136,7 +138,6 @@ class ScriptedBroker:
         if await self._refuses(link, "header"):
             return
         link.writer.write(BROKER_START)
-        left = 0
         while True:
             await self.reading.wait()
             frame = await read_frame(link.reader)
@@ -148,13 +149,14 @@ class ScriptedBroker:
                     return
                 self._answer(link, ident, number, frame)
             elif kind == HEADER:
-                left = CLASS_BASIC.unpack_from(frame, 7)[2]
+                link.left[number] = CLASS_BASIC.unpack_from(frame, 7)[2]
             elif kind == BODY:
-                left -= len(frame) - 8
-            if kind in (HEADER, BODY) and not left:
+                link.left[number] -= len(frame) - 8
+            if kind in (HEADER, BODY) and not link.left[number]:
                 link.publishes += 1
-                if link.confirming:
-                    link.writer.write(ack(number, link.publishes))
+                if number in link.confirmed:
+                    link.confirmed[number] += 1
+                    link.writer.write(ack(number, link.confirmed[number]))
             await self._tell()
 
     async def _refuses(self, link: BrokerLink, at: object) -> bool:
@@ -168,10 +170,12 @@ class ScriptedBroker:
         if ident == START_OK:
             link.writer.write(BROKER_TUNE)
         elif ident == m.method_id(m.ConfirmSelect):
-            link.confirming = True
+            link.confirmed.setdefault(number, 0)
             if not m.decode(m.ConfirmSelect, frame[7:-1]).nowait:
                 link.writer.write(on(number, m.ConfirmSelectOk()))
         elif ident in ANSWERS:
+            if ident == m.CHANNEL_OPEN:
+                link.confirmed.pop(number, None)
             link.writer.write(ANSWERS[ident](number))
 
 
