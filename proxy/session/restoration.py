@@ -149,7 +149,10 @@ class Restoration:
             self._declare()
         elif ident == m.CHANNEL_CLOSE:
             self._tell(m.ChannelCloseOk())
-            self._refused(m.decode(m.ChannelClose, payload))
+            if self._next < len(self._declarations):
+                self._refused(m.decode(m.ChannelClose, payload))
+            elif not self._closing:  # else it crosses our own close
+                raise BrokerError("broker refused a declaration that nobody made")
         elif ident != m.method_id(m.ChannelOpenOk):
             method, _ = self._declarations[self._next] if self._next < len(self._declarations) else (None, None)
             if method is None or ident not in m.REPLIES[m.method_id(type(method))]:

@@ -344,3 +344,24 @@ def test_bindings_wait_with_their_queue_and_other_queues_do_not():
     story = story >> FromBroker(on_scratch(declare_ok(2, b"y"))) << ToBroker(DONE, on(2, m.ChannelOpen()))
     story = story >> FromBroker(on(SCRATCH, m.ChannelCloseOk())) >> After(2.6)
     (story << ToBroker(OPEN, on_scratch(declare(1)), on_scratch(bind(1)))).done()
+
+
+def declared_again():
+    """A session whose queue is declared again at its next broker; its channel is not open there yet."""
+    story = (with_channel() >> FromClient(declare(1))).forget() >> FromBroker(declare_ok(1))
+    story = (story.forget() >> FailOver()).forget()
+    return (
+        story >> FromBroker(on_scratch(on(1, m.ChannelOpenOk())), on_scratch(declare_ok(1))) << ToBroker(DONE, REOPENED)
+    )
+
+
+def test_a_refusal_after_everything_was_declared_crosses_the_close():
+    refused = on(SCRATCH, m.ChannelClose(404, b"NOT_FOUND"))
+    story = declared_again() >> FromBroker(refused) << ToBroker(on(SCRATCH, m.ChannelCloseOk()))
+    (story >> FromBroker(on(SCRATCH, m.ChannelCloseOk()), on(1, m.ChannelOpenOk()))).done()
+
+
+def test_a_refusal_of_nothing_is_the_brokers_mistake():
+    refused = on(SCRATCH, m.ChannelClose(404, b"NOT_FOUND"))
+    story = (declared_again() >> FromBroker(on(SCRATCH, m.ChannelCloseOk()))).forget() >> FromBroker(refused)
+    story << Reported("failover_started", {"reason": "broker refused a declaration that nobody made"})
