@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable
 from enum import Enum
 from itertools import takewhile
-from typing import Protocol
 
 from proxy.amqp import methods as m
 from proxy.amqp.fragments import cut
@@ -22,6 +21,7 @@ from proxy.session.copies import Copies
 from proxy.session.counters import Counters
 from proxy.session.credentials import Credentials, Face
 from proxy.session.ledger import Load
+from proxy.session.lifecycle import Lifecycle
 from proxy.session.policy import SessionPolicy
 from proxy.session.stamp import Stamp, repeated
 from proxy.session.topology import Topology
@@ -47,84 +47,47 @@ class Phase(Enum):
     ENDED = "ended"
 
 
-class Lifecycle(Protocol):
-    """Turns in a session's life that one frame can cause. The session takes them."""
-
-    def credentials_given(self) -> None:
-        """The client said who it is."""
-        ...
-
-    def client_asked(self) -> None:
-        """It is the client's turn in the handshake."""
-        ...
-
-    def vhost_given(self) -> None:
-        """The client said what it wants to open."""
-        ...
-
-    def client_broke(self, error: ClientError) -> None:
-        """The client broke the protocol or a limit."""
-        ...
-
-    def client_closes(self) -> None:
-        """The client wants to end the connection."""
-        ...
-
-    def end_client(self, code: int, text: str, class_id: int = 0, method_id: int = 0) -> None:
-        """Tell the client that its connection is over."""
-        ...
-
-    def client_is_told(self) -> None:
-        """The client answered our close."""
-        ...
-
-    def broker_is_told(self, uplink: Uplink) -> None:
-        """A broker answered our close."""
-        ...
-
-    def broker_closes(self, uplink: Uplink, close: m.ConnectionClose) -> None:
-        """A broker ends the connection."""
-        ...
-
-    def unite(self) -> None:
-        """All channels must be on one broker now."""
-        ...
-
-    def too_narrow(self, uplink: Uplink, reason: str) -> None:
-        """A broker cannot take what the client says."""
-        ...
-
-    def broker_hangs(self, uplink: Uplink) -> None:
-        """A broker does not let a channel go."""
-        ...
-
-    def seek(self, reason: str) -> None:
-        """The present broker lacks what a channel needs: another one may have it."""
-        ...
-
-    def move_failed(self) -> None:
-        """The broker to move to could not be had."""
-        ...
-
-    def restart(self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool = False) -> None:
-        """Set one channel up again on the same broker connection."""
-        ...
-
-    def consumer_refused(self, channel: Channel, close: m.ChannelClose) -> bool:
-        """A replay was refused; True if a consumer's queue is out of reach and is waited for from here on."""
-        ...
-
-    def settled(self, channel: Channel) -> None:
-        """Nothing published on a channel waits for a confirm any more."""
-        ...
-
-    def replayed(self, channel: Channel) -> None:
-        """The broker has answered everything a channel's replay asked for."""
-        ...
-
-
 class Journal:
     """Shared by the parts of one session. The lists are never replaced, only emptied, so that all may keep them."""
+
+    # Without slots each session would pay 1.5 KiB: instances of so many attributes share no dictionary keys.
+    __slots__ = (
+        "_compacted_at",
+        "_told_blocked",
+        "body_room_bytes",
+        "candidate",
+        "channel_max",
+        "channels",
+        "channels_max",
+        "client_heartbeat_s",
+        "client_out",
+        "commands",
+        "copies",
+        "counters",
+        "credentials",
+        "face",
+        "frame_max_bytes",
+        "inlet",
+        "leaving",
+        "lifecycle",
+        "load",
+        "now",
+        "offered",
+        "phase",
+        "policy",
+        "recovered_at",
+        "reply_queues",
+        "rng",
+        "secret_updates",
+        "share_bytes",
+        "stamp",
+        "stirred",
+        "topology",
+        "troubled",
+        "uplink",
+        "vhost",
+        "via",
+    )
 
     def __init__(
         self,
@@ -201,6 +164,7 @@ class Journal:
         if goodbye and uplink.stage in (Stage.RESTORING, Stage.ATTACHED):
             uplink.tell(0, m.ConnectionClose(200, goodbye))
         uplink.stage = Stage.OVER
+        self.stirred = True
         self.commands.append(HangUp(uplink.generation, abort, uplink.out))
         if uplink is self.uplink:
             # A session on the move falls back to the broker that it has not left yet.
