@@ -16,3 +16,5 @@ The journey of a byte: `net.link` receives a chunk and hands it to `session.sess
 changes what the client was promised is decoded and remembered. `net.driver` writes what the session
 says to the broker's link. The way back is the same, by `session.relay`.
 """
+
+__version__ = "0.1.0"

@@ -8,7 +8,7 @@ import ssl
 
 from proxy.net.budget import Budget
 from proxy.net.census import Census
-from proxy.net.dialler import Dialler
+from proxy.net.dialler import Dialler, broker_tls
 from proxy.net.driver import Driver
 from proxy.net.link import Link
 from proxy.net.policy import DialPolicy, ListenPolicy
@@ -25,7 +25,9 @@ CLOSE_WAIT_S = 1.0
 
 
 class Server:
-    """Accepts clients and owns their sessions. `budget` is what is kept for all of them together."""
+    """Accepts clients and owns their sessions. `budget` is what is kept for all of them together, `broker_tls` what
+    they say and believe on TLS connections to brokers.
+    """
 
     def __init__(
         self,
@@ -41,10 +43,11 @@ class Server:
         self._census = census
         self._report = Refusals(report)
         self.budget = Budget(listen.retained_bytes_max, self._drivers, report)
+        self.broker_tls = broker_tls(dial)
         self._around = Surroundings(
             policy=session,
             pool=pool,
-            dialler=Dialler(dial, pool, rng),
+            dialler=Dialler(dial, pool, rng, self.broker_tls),
             census=census,
             budget=self.budget,
             face=Face(),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+
+from proxy import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,6 @@ class Build:
 
 def this_build() -> Build:
     """Look at what is installed, without importing the engine."""
-    try:
-        installed = version("sidehop")
-    except PackageNotFoundError:
-        installed = "0+source"
     relay = find_spec("proxy.session.relay")
     compiled = relay is not None and (relay.origin or "").endswith(tuple(EXTENSION_SUFFIXES))
-    return Build(installed, platform.python_version(), compiled, "uvloop" if find_spec("uvloop") else "asyncio")
+    return Build(__version__, platform.python_version(), compiled, "uvloop" if find_spec("uvloop") else "asyncio")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -12,7 +13,6 @@ from random import Random
 
 from proxy.errors import ConfigError
 from proxy.net.census import Census
-from proxy.net.dialler import tls_context
 from proxy.net.server import Server
 from proxy.ops.api import AdminServer
 from proxy.ops.build import Build, this_build
@@ -71,8 +71,8 @@ class Sidecar:
         self._pool = Pool(settings.balance.pool, settings.health, balancer, rng, report)
         self._census = Census(self._pool.knows)
         self._discovery = load_discovery(settings.discovery, report, rng)
-        self._prober = Prober(self._pool, settings.health, tls_context(settings.dial), report)
         self._server = Server(settings.listen, settings.dial, settings.session, self._pool, self._census, report, rng)
+        self._prober = Prober(self._pool, settings.health, self._server.broker_tls, report)
         self._vitals = Vitals(
             build=build,
             census=self._census,
@@ -152,6 +152,9 @@ class Sidecar:
                 },
             )
         )
+        # Modules and parts stay for good: a full collection would look through 50 000 objects, 30 ms with every session
+        # waiting, and find nothing.
+        gc.freeze()
         return ""
 
     async def _serve(self, group: asyncio.TaskGroup) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -54,10 +54,10 @@ M = TypeVar("M", bound=tuple[object, ...])
 class Prober:
     """Runs the pool's probes when they are due and sleeps in between. `run` is one task, cancelled to end it.
 
-    `tls` is for endpoints that discovery marks as TLS; None means the system's certificates.
+    `tls` is asked once the first endpoint needs it: what is said and believed on TLS connections.
     """
 
-    def __init__(self, pool: Pool, policy: HealthPolicy, tls: ssl.SSLContext | None, report: ReportSink) -> None:
+    def __init__(self, pool: Pool, policy: HealthPolicy, tls: Callable[[], ssl.SSLContext], report: ReportSink) -> None:
         self._pool = pool
         self._policy = policy
         self._tls = tls
@@ -111,7 +111,7 @@ class Prober:
         if probe.kind == "connect":
             async with _connected(endpoint.host, endpoint.port, None):
                 return
-        context = (self._tls or True) if endpoint.tls else None
+        context = self._tls() if endpoint.tls else None
         async with _connected(endpoint.host, endpoint.port, context, endpoint.server_name) as (reader, writer):
             writer.write(PROTOCOL_HEADER)
             await _expect(reader, ConnectionStart)
@@ -132,7 +132,7 @@ class Prober:
     async def _http_says_no(self, endpoint: Endpoint) -> bool:
         """Ask the management API. Only a clear 503 is a no: it may be missing, slow, or too old for the path (404)."""
         policy = self._policy
-        context = (self._tls or True) if policy.http_tls else None
+        context = self._tls() if policy.http_tls else None
         login = b64encode(f"{policy.user}:{policy.password}".encode()).decode()
         request = (
             f"GET {policy.http_path.replace('{port}', str(endpoint.port))} HTTP/1.0\r\n"
@@ -167,7 +167,7 @@ class _LoginRefusedError(BrokerError):
 
 @asynccontextmanager
 async def _connected(
-    host: str, port: int, context: ssl.SSLContext | bool | None, server_name: str = ""
+    host: str, port: int, context: ssl.SSLContext | None, server_name: str = ""
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection(
         host, port, ssl=context, server_hostname=(server_name or host) if context else None

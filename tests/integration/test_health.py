@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import ssl
 import time
 from random import Random
 
@@ -36,7 +37,7 @@ class Watch:
         self.pool.on_down(lambda name, cause: self.downs.append((name, cause)))
         # Every result of a probe moves the time of the next one.
         self.pool.on_due(self.changed.set)
-        self.prober = Prober(self.pool, policy, None, lambda report: self.changed.set())
+        self.prober = Prober(self.pool, policy, ssl.create_default_context, lambda report: self.changed.set())
         endpoints = [Endpoint(name, "127.0.0.1", cluster.amqp_port(n)) for n, name in enumerate(cluster.names, 1)]
         self.pool.apply(Snapshot(tuple(endpoints)), self.now())
 

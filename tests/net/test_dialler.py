@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -10,7 +11,7 @@ from random import Random
 import pytest
 
 from proxy.errors import ConfigError
-from proxy.net.dialler import Dialler, NoBroker
+from proxy.net.dialler import Dialler, NoBroker, broker_tls
 from proxy.net.link import Link
 from proxy.net.policy import DialPolicy
 from tests.support.ports import free_port
@@ -31,7 +32,7 @@ async def broker(port: int) -> AsyncIterator[list[asyncio.StreamWriter]]:
 
 
 def dialler(lab: Lab, **policy: float) -> Dialler:
-    return Dialler(DialPolicy(**{"spread_s": 0, **policy}), lab.pool, Random(1))
+    return Dialler(DialPolicy(**{"spread_s": 0, **policy}), lab.pool, Random(1), ssl.create_default_context)
 
 
 async def dial(dialler: Dialler, *avoid: str, resumes: bool = False) -> tuple[str, Link]:
@@ -93,7 +94,7 @@ class Drawn(Random):
 async def test_sessions_of_a_dead_broker_look_for_the_next_one_at_times_that_are_drawn():
     port = free_port()
     lab = Lab(endpoint("a", port=port))
-    dialling = Dialler(DialPolicy(spread_s=0.5), lab.pool, Drawn(1.0, 0.1, 0.5))
+    dialling = Dialler(DialPolicy(spread_s=0.5), lab.pool, Drawn(1.0, 0.1, 0.5), ssl.create_default_context)
     arrived = []
 
     async def resume(number: int) -> Link:
@@ -171,4 +172,9 @@ async def test_broken_certificates_are_refused_at_start(tmp_path):
     rubbish = tmp_path / "rubbish.pem"
     rubbish.write_text("rubbish")
     with pytest.raises(ConfigError, match="tls_ca"):
-        Dialler(DialPolicy(tls_ca=str(rubbish)), Lab().pool, Random(1))
+        broker_tls(DialPolicy(tls_ca=str(rubbish)))
+
+
+async def test_authorities_are_read_for_the_first_broker_with_tls():
+    tls = broker_tls(DialPolicy())
+    assert tls() is tls()

@@ -186,6 +186,15 @@ def test_check_and_help_import_none_of_what_only_run_needs():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_run_imports_none_of_what_few_sidecars_need():
+    code = (
+        "import sys, proxy.ops.process;"
+        "print([name for name in ('yaml', 'importlib.metadata', 'etcd3', 'grpc') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_reader_who_has_seen_enough_is_no_error():
     command = f"{sys.executable} -m proxy check --node mq1 | head -1"
     result = subprocess.run(

@@ -68,7 +68,7 @@ class World:
         self.pool = Pool(
             PoolPolicy(), policy, load_balancer("first", BalancePolicy(), rng), rng, lambda report: self.hear(report)
         )
-        self.prober = Prober(self.pool, policy, tls, self.hear)
+        self.prober = Prober(self.pool, policy, lambda: tls, self.hear)
         endpoints = [Endpoint(f"mq{n}", "127.0.0.1", port, tls=tls is not None) for n in range(1, count + 1)]
         self.pool.apply(Snapshot(tuple(endpoints)), 0.0)
 

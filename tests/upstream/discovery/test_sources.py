@@ -153,7 +153,7 @@ async def answers(addresses):
 
 async def test_a_third_party_adds_a_source_by_entry_point(monkeypatch):
     offered = EntryPoints([EntryPoint("greeting", f"{__name__}:greeting", policy_module.GROUP)])
-    monkeypatch.setattr(policy_module, "entry_points", lambda group: offered.select(group=group))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: offered.select(group=group))
     async with following(DiscoveryPolicy(source="greeting", options={"name": "x"})) as seen:
         await seen.until_names("10.0.0.9:5672")
     with pytest.raises(ConfigError, match="dns, etcd, file, greeting, static"):
@@ -162,7 +162,7 @@ async def test_a_third_party_adds_a_source_by_entry_point(monkeypatch):
 
 def test_a_third_party_source_that_cannot_be_loaded_is_told(monkeypatch):
     offered = EntryPoints([EntryPoint("broken", f"{__name__}:missing", policy_module.GROUP)])
-    monkeypatch.setattr(policy_module, "entry_points", lambda group: offered.select(group=group))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: offered.select(group=group))
     with pytest.raises(ConfigError, match=r"broken.*missing"):
         load_discovery(DiscoveryPolicy(source="broken"), print, random.Random(1))
 
