@@ -11,9 +11,11 @@ from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.attachment import Attachment
 from proxy.session.cancellations import Cancellations
-from proxy.session.channel import HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, Channel, Pending
+from proxy.session.channel import HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, TX, Channel
+from proxy.session.commits import Commits
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
+from proxy.session.pending import Pending
 from proxy.session.restoration import Restoration
 from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
@@ -45,6 +47,7 @@ class Answers:
         self.attachment = attachment
         self._confirms = confirms
         self._unrouted = unrouted
+        self._commits = Commits(journal, unrouted)
         self._forced = journal.policy.forces_mandatory
         self._cancellations = cancellations
         # The broker connection whose bytes are looked at.
@@ -103,7 +106,10 @@ class Answers:
     def returned(self, channel: Channel) -> None:
         """A publish that no queue took is here again, whole."""
         self.journal.stirred = True
-        self._unrouted.returned(channel)
+        if channel.mode == TX:
+            self._commits.returned(channel)
+        else:
+            self._unrouted.returned(channel)
 
     # Channel 0.
 
@@ -152,7 +158,7 @@ class Answers:
         if request.answered is not None:
             request.answered(frame[7:-1])
         if not request.hidden and not request.silent:
-            self.client_out.append(frame)
+            self._commits.answered(channel, request, frame)
         if request.hidden and not channel.hidden_pending:
             self.journal.lifecycle.replayed(channel)
 
@@ -173,7 +179,8 @@ class Answers:
 
     def _return(self, channel: Channel, frame: bytes) -> None:
         # With a mark it is not what the client has published.
-        channel.returning = channel.ledgered and (self._forced or self.journal.stamp is not None)
+        theirs = not channel.ledgered and channel.mode != TX
+        channel.returning = not theirs and (self._forced or self.journal.stamp is not None)
         self.counters.returns += not channel.returning
         channel.deliver_left = HEADER_DUE
         channel.hold(frame, len(frame))

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
-from proxy.session.channel import NO_CONTENT, Channel, Pending
+from proxy.session.channel import NO_CONTENT, Channel
 from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
 from proxy.session.journal import Journal, Phase
+from proxy.session.pending import Pending
 from proxy.session.restoration import Restoration
 from proxy.session.setup import Setup
 

@@ -12,6 +12,7 @@ cdef class Channel:
     cdef public Ledger ledger
     cdef public int mode
     cdef public bint tx_dirty
+    cdef public bint tx_returns
     cdef public bint muted
     cdef public long long deliver_left
     cdef public list held
@@ -39,15 +40,18 @@ cdef class Channel:
     cdef public list setup
     cdef public bytes last_queue
     cdef public object pending
+    cdef public list commits
     cdef public object parked
     cdef public bint discarding
     cdef public object settling_until
     cdef public object restart_at
     cdef public object restart_deadline
+    cdef public double replay_until
     cdef public bint restart_topology
     cdef public bint restart_wanted
     cdef public int restarts
     cdef public tuple last_error
+    cdef public object verdict
 
     cpdef hold(self, object piece, Py_ssize_t size)
     cpdef list release(self)

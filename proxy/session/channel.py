@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.amqp import methods as m
@@ -12,6 +10,7 @@ from proxy.amqp.frames import Buffer, method_frame
 from proxy.amqp.wire import U32
 from proxy.session.arrears import Arrears
 from proxy.session.ledger import Ledger, Load
+from proxy.session.pending import Commit, Pending
 from proxy.session.setup import ACKED, MIXED, Setup
 from proxy.session.stream import NO_STREAM, UNPLACED, offset_in
 from proxy.session.uplink import Uplink
@@ -36,33 +35,13 @@ PLAIN, CONFIRM, TX = 0, 1, 2
 CONSIDERED, PASSES, RENUMBERED = 0, 1, 2
 
 
-@dataclass(slots=True)
-class Pending:
-    """A request whose answer has not come. After a failover its frame is sent again, behind the channel's replay.
-
-    A hidden one is ours and part of a replay: its answer is swallowed. A silent one is of no interest to the client
-    (`nowait`, or ours): the broker is asked for an answer all the same, since only that tells what it agreed to.
-    `answered` gets the reply's payload; what it changes in the journal happens only then. `unnamed` is the client's
-    own queue.declare where we put a name in, for brokers whose permissions refuse that name. `dirty` is a commit of
-    work, whose outcome a loss hides.
-    """
-
-    request: int
-    frame: bytes
-    hidden: bool = False
-    silent: bool = False
-    answered: Callable[[bytes], None] | None = None
-    no_ack: bool = False
-    dirty: bool = False
-    unnamed: bytes = b""
-
-
 class Channel:
     """State of one client channel. The relay reads and writes the first block for every frame."""
 
     __slots__ = (
         "arrears",
         "awaits_close_ok",
+        "commits",
         "confirm_base",
         "confirm_path",
         "deliver_left",
@@ -92,6 +71,7 @@ class Channel:
         "reader",
         "reader_offset",
         "readers",
+        "replay_until",
         "restart_at",
         "restart_deadline",
         "restart_topology",
@@ -103,7 +83,9 @@ class Channel:
         "setup",
         "streaming",
         "tx_dirty",
+        "tx_returns",
         "uplink",
+        "verdict",
         "window",
         "withheld",
     )
@@ -113,13 +95,13 @@ class Channel:
         # The broker connection that it is attached to, and what is to be written there.
         self.uplink: Uplink | None = None
         self.out: list[Buffer] = []
-        # Client to broker. `flowing`: attached and replayed, so that frames may pass.
-        self.flowing = False
+        self.flowing = False  # client to broker: attached and replayed, so that frames may pass
         self.publish_left = NO_CONTENT
         self.ledgered = False
         self.ledger = Ledger(load)
         self.mode = PLAIN
         self.tx_dirty = False
+        self.tx_returns = False  # the client wants back what no queue takes of its transaction
         # Broker to client. `muted`: the broker's channel is being closed by us, nothing of it reaches the client.
         self.muted = False
         self.deliver_left = NO_CONTENT
@@ -136,9 +118,8 @@ class Channel:
         self.arrears: Arrears | None = None
         self.handed: Handed | None = None
         self.no_ack = ACKED
-        # Consumers of streams, and those whose first delivery has not told yet; None, so that no delivery is looked
-        # at, where there are none. `reader` is the one whose delivery is under way; above the tag `read_since` all
-        # deliveries are a stream's.
+        # Consumers of streams, or None, so that no delivery is looked at. `reader` is the one whose delivery is under
+        # way; above the tag `read_since` all deliveries are a stream's.
         self.readers: dict[bytes, Setup] | None = None
         self.reader: Setup | None = None
         self.reader_offset = UNPLACED
@@ -149,10 +130,9 @@ class Channel:
         self.doubted: list[tuple[int, bool, bool]] = []
         # Publishes that no queue took: their confirms wait until one has. Their numbers are settled in the ledger.
         self.withheld: set[int] = set()
-        # The journal.
+        self.commits: list[Commit] = []
         self.load = load
-        self.opened = False
-        self.awaits_close_ok = False
+        self.opened = self.awaits_close_ok = False
         self.setup: list[Setup] = []
         self.last_queue = b""
         self.pending: deque[Pending] = deque()
@@ -164,10 +144,12 @@ class Channel:
         # A restart of this channel alone, on the same connection.
         self.restart_at: float | None = None
         self.restart_deadline: float | None = None
+        self.replay_until = 0.0  # the broker must have answered its replay by then
         self.restart_topology = False
         self.restart_wanted = False
         self.restarts = 0
         self.last_error = (0, b"")
+        self.verdict: m.ChannelClose | None = None  # it is over; its client is told when its broker has closed it
 
     @property
     def covered(self) -> bool:
@@ -352,6 +334,7 @@ class Channel:
         self.forgive()
         self.ledger.clear()
         self.pending.clear()
+        self.commits.clear()
         self.doubted.clear()
         self.withheld.clear()
         self.setup.clear()

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
-from proxy.session.channel import Channel, Pending
+from proxy.session.channel import Channel
 from proxy.session.journal import Journal
+from proxy.session.pending import Pending
 
 
 class Ask(Protocol):

@@ -164,7 +164,9 @@ class _ClientWalk:
         whole = content_end(self.buf, stop, channel.number, self.size_max)
         if not whole:
             channel.publish_left = HEADER_DUE
-        if channel.ledgered and self.forces_mandatory:
+        if self.forces_mandatory and (channel.ledgered or channel.mode == TX):
+            if channel.mode == TX and self.buf[stop - 2] & 1:
+                channel.tx_returns = True
             self.force(pos, stop, not whole or whole - stop >= COPIED_BYTES_MAX)
         self.record(channel, pos, whole or stop, 1)
         return whole or stop

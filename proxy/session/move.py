@@ -10,10 +10,11 @@ from __future__ import annotations
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.session.attachment import Attachment
-from proxy.session.channel import NO_CONTENT, TX, Channel, Pending
+from proxy.session.channel import NO_CONTENT, TX, Channel
 from proxy.session.ending import CLOSE_WAIT_S
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO
+from proxy.session.pending import Pending
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.uplink import Stage

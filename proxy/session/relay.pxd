@@ -9,7 +9,7 @@ from proxy.session.ledger cimport Ledger
 
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
 cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
-cdef int ACKED, CONFIRM, MIXED, PASSES, RENUMBERED, REPLIES
+cdef int ACKED, CONFIRM, MIXED, PASSES, RENUMBERED, REPLIES, TX
 cdef Py_ssize_t COPIED_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef long long TAG_GAP_MAX

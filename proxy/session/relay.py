@@ -29,7 +29,7 @@ from proxy.amqp.frames import (
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.wire import U64
 from proxy.errors import BrokerError
-from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PASSES, RENUMBERED, TAG_GAP_MAX, Channel
+from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PASSES, RENUMBERED, TAG_GAP_MAX, TX, Channel
 from proxy.session.counters import Counters
 from proxy.session.identity import unmarked
 from proxy.session.setup import ACKED, MIXED, REPLIES
@@ -304,7 +304,7 @@ def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int
     channel.hold(memoryview(buf)[start:stop], stop - start)
     if channel.held_bytes <= limit_bytes and channel.load.held_bytes <= HOLDS_MAX * limit_bytes:
         return
-    if not channel.returning:
+    if not channel.returning or channel.mode == TX:
         if channel.arrears is not None:
             channel.arrears.flush(out)
         content = channel.release()

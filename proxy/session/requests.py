@@ -9,13 +9,14 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
-from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel, Pending
+from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.copies import Handed
 from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO
+from proxy.session.pending import Commit, Pending
 from proxy.session.settlements import Settlements
 from proxy.session.setup import REPLIES, Setup
 
@@ -271,8 +272,11 @@ class Requests:
     def _tx_end(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         ident = U32.unpack_from(payload)[0]
         self._forward(channel, ident, frame)
-        channel.pending[-1].dirty = ident == m.TX_COMMIT and channel.tx_dirty
-        channel.tx_dirty = False
+        request = channel.pending[-1]
+        request.dirty = ident == m.TX_COMMIT and channel.tx_dirty
+        if request.dirty and self.forces_mandatory and not channel.tx_returns:
+            request.commit = Commit()
+        channel.tx_dirty = channel.tx_returns = False
 
     # A request that is not here passes as it is, and its answer is waited for if `REPLIES` knows one.
     _HANDLERS: ClassVar[dict[int, Callable[[Requests, Channel, bytes, bytes], None]]] = {

@@ -40,7 +40,7 @@ class Restarts:
             channel.flowing = False  # the publish under way may end; what the client sends behind it waits
             self._reasons[channel] = reason
             return
-        self._restoration.detach(channel)
+        self._restoration.detach(channel, lost=not open_upstream)
         if open_upstream:
             channel.tell_broker(m.ChannelClose(200, b"set up again"))
         if channel.awaits_close_ok:
@@ -79,7 +79,9 @@ class Restarts:
         """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
         if not self._restoration.topology_done or not self._journal.attached:
             return []
-        return [c.restart_deadline if c.muted else c.restart_at for c in self._channels]
+        due = [c.restart_deadline if c.muted else c.restart_at for c in self._channels]
+        due.append(self._restoration.unanswered_until)
+        return due
 
     def progress(self) -> None:
         """Open what may be opened now."""
@@ -100,6 +102,22 @@ class Restarts:
                     journal.lifecycle.broker_hangs(channel.uplink)
             elif channel.restart_at <= journal.now:
                 self._open(channel)
+        unanswered_until = self._restoration.unanswered_until
+        if unanswered_until is not None and unanswered_until <= journal.now:
+            self._review_replays()
+
+    def _review_replays(self) -> None:
+        """A channel whose replay the broker does not answer, as without a quorum, is given up; the others go on."""
+        journal = self._journal
+        unanswered = [channel for channel in journal.live_channels() if channel.hidden_pending and not channel.muted]
+        for channel in unanswered:
+            if channel.replay_until <= journal.now:
+                waited_s = journal.policy.failover_timeout_s
+                text = b"INTERNAL_ERROR - the broker has not answered for %ds what sets the channel up again" % waited_s
+                channel.verdict = m.ChannelClose(541, text, 0, 0)
+                self.begin(channel, "replay not answered", open_upstream=True, redeclare=False)
+        later = [channel.replay_until for channel in unanswered if channel.replay_until > journal.now]
+        self._restoration.unanswered_until = min(later, default=None)
 
     def _open(self, channel: Channel) -> None:
         journal = self._journal

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
-from proxy.session.channel import TX, Channel, Pending
+from proxy.session.channel import TX, Channel
 from proxy.session.journal import Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
+from proxy.session.pending import Pending
 from proxy.session.restraint import Restraint
 from proxy.session.setup import Setup
 from proxy.session.stream import OFFSET
@@ -43,7 +44,7 @@ class Restoration:
         self._attempts = 0
         self._closing = False
         self._patient_until = 0.0
-        self._give_up_at = 0.0
+        self.awaited_until = 0.0
         # What this round has not got, and what the last one has not got: channels that use it wait for it.
         self._refused_now: set[Entity] = set()
         self.missing: set[Entity] = set()
@@ -52,6 +53,8 @@ class Restoration:
         # When to try again what another connection still holds.
         self.retry_at: float | None = None
         self.topology_done = True
+        # When the broker must have answered the first replay of a channel, if one is under way.
+        self.unanswered_until: float | None = None
         self.uplink: Uplink | None = None
         # Who waits for the answer to a question that is asked meanwhile.
         self._answered: Callable[[m.ChannelClose | None], None] | None = None
@@ -87,7 +90,7 @@ class Restoration:
         if not self.missing:
             self._patient_until = self.journal.now + PATIENCE_S
             # The rest of the time belongs to the channels: the connection must not end for one queue.
-            self._give_up_at = self.journal.now + self.journal.policy.failover_timeout_s / 2
+            self.awaited_until = self.journal.now + self.journal.policy.failover_timeout_s / 2
         self.retry_at = None
         self.topology_done = False
         if not self._declarations:
@@ -183,7 +186,7 @@ class Restoration:
         """
         journal = self.journal
         self._attempts += 1
-        awaited = close.reply_code in (404, 405) and journal.now < self._give_up_at
+        awaited = close.reply_code in (404, 405) and journal.now < self.awaited_until
         if awaited and journal.now < self._patient_until:
             if close.reply_code == 404:
                 # An auto-delete queue went between its declaration and its binding.
@@ -237,8 +240,11 @@ class Restoration:
                     (method.destination, method.source, method.routing_key, method.arguments), None
                 )
 
-    def detach(self, channel: Channel) -> None:
-        """Answer what the loss of the broker itself has answered, and take back the rest."""
+    def detach(self, channel: Channel, *, lost: bool = True) -> None:
+        """Answer what the loss of the broker itself has answered, and take back the rest.
+
+        A channel that ends by it ends only when a broker that is not lost has closed it: the next one has its number.
+        """
         journal = self.journal
         words, channel.doubted = channel.doubted, []
         for tag, multiple, nack in words:
@@ -261,8 +267,9 @@ class Restoration:
         if channel.mode == TX and (channel.tx_dirty or committing):
             outcome = b"transaction outcome unknown" if committing else b"uncommitted transaction rolled back"
             text = b"INTERNAL_ERROR - broker connection lost, " + outcome
-            where = (90, 20) if committing else (0, 0)
-            journal.close_channel(channel, m.ChannelClose(541, text, *where))
+            channel.verdict = m.ChannelClose(541, text, *((90, 20) if committing else (0, 0)))
+            if lost:
+                journal.close_channel(channel, channel.verdict)
 
     def _implied(self, channel: Channel, request: Pending) -> bool:
         """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
@@ -286,7 +293,7 @@ class Restoration:
         else:
             return False
         if not request.silent:
-            self.journal.tell_client(channel.number, answer)
+            self.journal.answer(channel, method_frame(channel.number, answer))
         if request.answered is not None:
             request.answered(b"")
         return True
@@ -294,26 +301,27 @@ class Restoration:
     def restore(self, channel: Channel) -> None:
         """Set a channel up on the broker: open, mode, unsettled publishes, qos and consumers, open requests.
 
-        Only then may what the client sent meanwhile follow, which is the caller's to do.
+        Only then may what the client sent meanwhile follow, which is the caller's to do. Or it is over by now.
         """
+        if channel.verdict is not None:
+            self.give_up(channel, channel.verdict)
+            return
         channel.attach(self.journal.uplink)
-        out = channel.out
         channel.restart_at = None
-        asked = list(channel.pending)
-        channel.pending.clear()
+        asked, channel.pending = channel.pending, deque()
         frame = method_frame(channel.number, m.ChannelOpen())
         opening = None
         if channel.opened:
             opening = Pending(m.CHANNEL_OPEN, frame, hidden=True)
         elif asked and asked[0].request == m.CHANNEL_OPEN:
-            opening = asked.pop(0)  # the client may have gone on without waiting for open-ok
+            opening = asked.popleft()  # the client may have gone on without waiting for open-ok
         if opening is not None:
-            out.append(frame)
-            channel.pending.append(opening)
+            channel.replay_until = self.journal.now + self.journal.policy.failover_timeout_s
+            self.unanswered_until = self.unanswered_until or channel.replay_until
+            self._ask(channel, opening)
             if channel.mode == TX:
                 frame = method_frame(channel.number, m.TxSelect())
-                out.append(frame)
-                channel.pending.append(Pending(m.method_id(m.TxSelect), frame, hidden=True))
+                self._ask(channel, Pending(m.method_id(m.TxSelect), frame, hidden=True))
             # A request by direct reply-to is refused unless its reply consumer is there (406).
             first = [entry for entry in channel.setup if entry.queue == DIRECT_REPLY_TO]
             self._set_up(channel, first)
@@ -322,18 +330,19 @@ class Restoration:
                 self._publish_again(channel)
             self._set_up(channel, [entry for entry in channel.setup if entry.queue != DIRECT_REPLY_TO])
         for request in asked:
-            out.append(request.frame)
-            channel.pending.append(request)
+            self._ask(channel, request)
         channel.flowing = not channel.discarding
+
+    def _ask(self, channel: Channel, request: Pending) -> None:
+        channel.out.append(request.frame)
+        channel.pending.append(request)
 
     def _set_up(self, channel: Channel, entries: list[Setup]) -> None:
         for entry in entries:
             entry.paused = False
             if entry.absent:
                 continue
-            frame = entry.again()
-            channel.out.append(frame)
-            channel.pending.append(Pending(entry.request, frame, hidden=True))
+            self._ask(channel, Pending(entry.request, entry.again(), hidden=True))
 
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal

@@ -22,6 +22,7 @@ from proxy.session.identity import mark_in
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import force_mandatory
 from proxy.session.message import Message, addressed, message_of
+from proxy.session.pending import Commit
 from proxy.session.stamp import unstamped
 from proxy.session.uplink import Uplink
 
@@ -35,9 +36,9 @@ BATCH_BYTES_MAX = 1024 * 1024
 Route = tuple[bytes, bytes]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stray:
-    """One publish that came back; `number` is its place in the ledger of its channel.
+    """One publish that came back; `number` is its place in the ledger of its channel, unless a `commit` has it.
 
     `taken`: it was tried again, and some queue may have it since.
     """
@@ -47,13 +48,20 @@ class Stray:
     frames: bytes
     route: Route
     since: float
+    commit: Commit | None = None
     taken: bool = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether its publisher hears of it."""
+        return self.commit is not None or self.channel.mode == CONFIRM
 
 
 class Unrouted:
     """The strays of one session. A channel of our own, the courier, publishes them: no client's numbers are disturbed.
 
-    Each waits at most `failover_timeout_s`. Once the cluster is well, what a broker says is believed again.
+    Each waits at most `failover_timeout_s`, or, if no publisher hears of it, for as long as they fill no more than half
+    of `unsettled_bytes_max`. Once the cluster is well, what a broker says is believed again.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -116,8 +124,22 @@ class Unrouted:
         channel.ledger.settle(number, multiple=False)
         channel.withheld.add(number)
         channel.confirm_path = CONSIDERED
-        self._waiting.append(Stray(channel, number, frames, route, journal.now))
-        journal.load.withhold(len(frames))
+        self._withhold(Stray(channel, number, frames, route, journal.now))
+
+    def committed(self, channel: Channel, commit: Commit, frames: bytes) -> bool:
+        """A publish of a commit that no queue took; False if nobody wants it, as is known of its route."""
+        sent = message_of(frames)
+        route = (sent.exchange, sent.routing_key)
+        if self._believed.get(route, 0.0) > self._journal.now:
+            self._believe(route)
+            return False
+        self._withhold(Stray(channel, 0, frames, route, self._journal.now, commit))
+        return True
+
+    def _withhold(self, stray: Stray) -> None:
+        journal = self._journal
+        self._waiting.append(stray)
+        journal.load.withhold(len(stray.frames))
         journal.counters.unrouted += 1
         if self._retry_at is None and not self._flight:
             doubtful = not journal.troubled(journal.now)
@@ -237,14 +259,26 @@ class Unrouted:
         uplink = journal.uplink
         if uplink is None or not any(journal.now >= due for due in self.due()):
             return
-        expired = journal.now - journal.policy.failover_timeout_s
-        late = [stray for stray in self._waiting if stray.since <= expired]
+        late = self._late()
         if late:
-            self._waiting = deque(stray for stray in self._waiting if stray.since > expired)
+            gone = set(late)
+            self._waiting = deque(stray for stray in self._waiting if stray not in gone)
             self._give_up(late, "no queue took it in time")
         self._retry_at = None
         if self._waiting:
             self._publish(uplink)
+
+    def _late(self) -> list[Stray]:
+        """Those for whose confirm somebody has waited long enough; of the others only what there is no room for."""
+        journal = self._journal
+        expired = journal.now - journal.policy.failover_timeout_s
+        excess_bytes = journal.load.unsettled_bytes - journal.policy.unsettled_bytes_max // 2
+        late = []
+        for stray in self._waiting:
+            if stray.since <= expired and (stray.awaited or excess_bytes > 0):
+                late.append(stray)
+                excess_bytes -= len(stray.frames)
+        return late
 
     def _publish(self, uplink: Uplink) -> None:
         courier = self._journal.courier
@@ -300,6 +334,9 @@ class Unrouted:
         journal = self._journal
         channel = stray.channel
         journal.load.withhold(-len(stray.frames))
+        if stray.commit is not None:
+            self._settle_commit(channel, stray.commit, nack=nack)
+            return
         if stray.number not in channel.withheld:
             return  # the channel is over
         channel.withheld.discard(stray.number)
@@ -310,6 +347,19 @@ class Unrouted:
             journal.tell_client(channel.number, m.BasicNack(own, False, False) if nack else m.BasicAck(own, False))
         if not channel.unsettled:
             journal.lifecycle.settled(channel)
+
+    def _settle_commit(self, channel: Channel, commit: Commit, *, nack: bool) -> None:
+        if commit not in channel.commits:
+            return  # the channel is over
+        if nack:
+            text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
+            channel.verdict = m.ChannelClose(541, text, 90, 20)
+            channel.commits.clear()
+            self._journal.lifecycle.restart(channel, "a commit found no queue", open_upstream=True)
+            return
+        commit.waiting -= 1
+        while channel.commits and not channel.commits[0].waiting:
+            self._journal.client_out.extend(channel.commits.pop(0).answers)
 
     def _give_up(self, strays: list[Stray], reason: str) -> None:
         """Say so: a client with confirms by a refusal, everybody in the log."""

@@ -52,16 +52,18 @@ def _of_channels(session: Session) -> Iterator[Wait]:
     without = _numbers(each for each in channels if each.uplink is None)
     if missing and without:
         reason = f"channels {list(without)} wait for what another connection still holds or has removed"
-        yield Wait(f"{reason}: {', '.join(missing)}", without, journal.recovered_at)
+        yield Wait(f"{reason}: {', '.join(missing)}", without, journal.recovered_at, session.restoration.awaited_until)
     restarting = [each for each in channels if each.restart_at is not None]
     if restarting:
         numbers = _numbers(restarting)
         until = _first(each.restart_deadline for each in restarting)
         yield Wait(f"channels {list(numbers)} are set up again", numbers, None, until)
-    unanswered = _numbers(each for each in channels if each.hidden_pending)
+    unanswered = [each for each in channels if each.hidden_pending]
     if unanswered:
-        reason = f"the broker has not answered the replay of channels {list(unanswered)}"
-        yield Wait(reason, unanswered, journal.recovered_at)
+        numbers = _numbers(unanswered)
+        until = _first(each.replay_until for each in unanswered)
+        reason = f"the broker has not answered the replay of channels {list(numbers)}"
+        yield Wait(reason, numbers, journal.recovered_at, until)
     leaving = tuple(session.move.waiting)
     if leaving:
         reason = "move when the client has settled what it holds and the broker has confirmed the rest"

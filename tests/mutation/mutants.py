@@ -337,9 +337,29 @@ MUTANTS = (
     ),
     # Transactions.
     Mutant(
-        "        channel.tx_dirty = False\n",
-        "",
+        "        channel.tx_dirty = channel.tx_returns = False\n",
+        "        channel.tx_returns = False\n",
         "a transaction stays dirty for ever",
+    ),
+    Mutant(
+        "            if commit.waiting:\n                channel.commits.append(commit)",
+        "            if commit.waiting < 0:\n                channel.commits.append(commit)",
+        "a commit is answered though no queue has what it committed",
+    ),
+    Mutant(
+        "            channel.commits[-1].answers.append(frame)",
+        "            self.client_out.append(frame)",
+        "a withheld commit is answered at once",
+    ),
+    Mutant(
+        "stray.since <= expired and (stray.awaited or excess_bytes > 0)",
+        "stray.since <= expired",
+        "what no publisher hears of is given up while there is room for it",
+    ),
+    Mutant(
+        "            if channel.replay_until <= journal.now:\n",
+        "            if channel.replay_until < 0:\n",
+        "a channel waits without end for a broker that does not answer its replay",
     ),
     Mutant(
         "committing = any(request.dirty for request in asked)",

@@ -104,6 +104,7 @@ def test_an_operator_may_close_again_after_a_minute():
     story = (with_channel(heartbeat_s=60.0) >> FromBroker(forced(b"go"))).forget() >> Handshaken() << ToBroker(REOPENED)
     (
         story
+        >> FromBroker(on(1, m.ChannelOpenOk()))
         >> After(60.0)
         >> FromBroker(forced(b"go"))
         << ToBroker(CLOSE_OK)

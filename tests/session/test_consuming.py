@@ -295,7 +295,7 @@ def test_a_queue_that_never_comes_back_is_told_to_its_channel():
     for _ in range(20):
         if story.to_client:
             break
-        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), gone)).forget() >> After(2.0)
+        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), gone)).forget() >> After(0.5)
         if story.to_broker:
             story.forget()
     text = m.ChannelClose(404, b"NOT_FOUND - no queue 'q'", 0, 0)

@@ -217,7 +217,7 @@ def test_a_poisoned_channel_is_not_closed_inside_a_content():
 
 def test_a_channel_that_stays_poisoned_is_given_up_honestly():
     story = (recovered(failover_timeout_s=1.0) >> FromBroker(nack(1, 1))).forget() >> FromBroker(CLOSE_OK)
-    story = (story >> After(2.0)).forget() >> FromBroker(on(1, m.ChannelOpenOk()))
+    story = (story >> After(0.5)).forget() >> FromBroker(on(1, m.ChannelOpenOk())) >> After(1.0)
     (story >> FromBroker(nack(1, 1)) << ToClient(nack(1, 1))).done()
 
 

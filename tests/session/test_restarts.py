@@ -12,11 +12,14 @@ from tests.support.engine import (
     FailOver,
     FromBroker,
     FromClient,
+    Handshaken,
+    Reported,
     Sees,
     ToBroker,
     ToClient,
     confirming,
     consuming,
+    with_channel,
 )
 from tests.support.engine_frames import ack, consume, consume_ok, deliver, frames_of, get_ok, nack, on, publish
 
@@ -94,3 +97,39 @@ def test_a_channel_that_becomes_transactional_inside_a_large_delivery_is_answere
     story = story >> FromClient(select) >> FromBroker(*rest[3:])
     story = story << ToClient(*rest[3:], on(1, m.TxSelectOk())) << ToBroker(CLOSE_UPSTREAM)
     (story >> FromBroker(CLOSED) >> After(1.0) << ToBroker(REOPENED, select, consume(1))).done()
+
+
+TEXT = b"INTERNAL_ERROR - the broker has not answered for 60s what sets the channel up again"
+UNANSWERED = m.ChannelClose(541, TEXT, 0, 0)
+
+
+def unanswered():
+    """The broker, which is there, does not answer what sets channel 1 up again."""
+    story = (consuming(heartbeat_s=600.0) >> FailOver()).forget() >> After(60.0) << ToBroker(CLOSE_UPSTREAM)
+    return story << Reported("channel_restarted", {"channel": 1, "reason": "replay not answered"})
+
+
+def test_a_replay_without_an_answer_ends_its_channel():
+    story = unanswered() >> FromBroker(CLOSED) >> After(0.1) << ToClient(on(1, UNANSWERED))
+    (story << Reported("channel_given_up", {"channel": 1, "reply_code": 541})).done()
+
+
+def test_or_its_broker_if_that_does_not_even_close_it():
+    story = (unanswered() >> After(60.0)).forget()
+    assert story.session.journal.uplink is None
+    story = story >> Handshaken("rabbit1:5672") << ToClient(on(1, UNANSWERED))
+    story.done()
+
+
+def test_a_replay_in_time_has_no_end():
+    story = (consuming(heartbeat_s=600.0) >> FailOver()).forget() >> After(59.0) >> FromBroker(OPENED, consume_ok(1))
+    (story >> After(60.0)).done()
+
+
+def test_an_open_transaction_on_a_channel_that_is_opened_anew_is_over_when_the_broker_has_closed_it():
+    story = (with_channel() >> FromClient(on(1, m.TxSelect()))).forget() >> FromBroker(on(1, m.TxSelectOk()))
+    story = (story.forget() >> FromClient(A)).forget()
+    story.session.restart(story.session.journal.channels[1], "for this story", open_upstream=True)
+    story = story >> After(0.0) << ToBroker(CLOSE_UPSTREAM) >> FromBroker(CLOSED) >> After(0.1)
+    text = b"INTERNAL_ERROR - broker connection lost, uncommitted transaction rolled back"
+    (story << ToClient(on(1, m.ChannelClose(541, text, 0, 0)))).done()

@@ -24,12 +24,14 @@ from tests.support.engine import (
     confirming,
     with_channel,
 )
-from tests.support.engine_frames import CLASS_BASIC, ack, frames_of, nack, on, publish, returned
+from tests.support.engine_frames import CLASS_BASIC, ack, bare, frames_of, nack, on, publish, returned
 
 COURIER = 2047
 OPENED = on(COURIER, m.ChannelOpen(), m.ConfirmSelect(nowait=True))
 OPEN_OK = on(COURIER, m.ChannelOpenOk())
 CLOSE = on(1, m.ChannelClose(200, b"bye"))
+CLOSE_OK = on(1, m.ChannelCloseOk())
+COMMIT, COMMIT_OK = bare(1, m.TX_COMMIT), on(1, m.TxCommitOk())
 
 
 def troubled(**given):
@@ -123,6 +125,79 @@ def test_a_client_that_asks_for_returns_gets_them():
     assert story.session.journal.counters.returns == 1
 
 
+def without_a_queue(story, body, rounds=6):
+    """The courier gets back whatever it publishes, for some seconds or until something is given up."""
+    for _ in range(rounds):
+        story = story >> After(0.6)
+        if any(report.event == "publishes_unroutable" for report in story.reports):
+            break
+        last = story.session.journal.uplink.courier_tag
+        count = sum(frame[7:11] == b"\0\x3c\0\x28" for frame in story.to_broker)
+        story.to_broker.clear()
+        for tag in range(last - count + 1, last + 1):
+            story = story >> FromBroker(returned(COURIER, body), ack(COURIER, tag))
+    return story
+
+
+def transacting(*bodies, **given):
+    """A commit of publishes is on its way."""
+    story = (with_channel(troubled=True, **given) >> FromClient(on(1, m.TxSelect()))).forget()
+    story = (story >> FromBroker(on(1, m.TxSelectOk()))).forget()
+    return story >> FromClient(*(publish(1, body) for body in bodies), COMMIT)
+
+
+def test_what_no_queue_took_of_a_transaction_withholds_its_commit():
+    story = transacting(b"m", b"n") << ToBroker(forced(b"m", b"n", channel=1), COMMIT)
+    story = story >> FromBroker(returned(1, b"m"), COMMIT_OK) >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(COMMIT_OK)
+    assert story.done().journal.load.unsettled_bytes == 0
+
+
+def test_a_commit_waits_for_all_of_it_and_what_is_answered_behind_it_waits_as_well():
+    story = (transacting(b"m", b"n").forget() >> FromClient(COMMIT)).forget()
+    story = (story >> FromBroker(returned(1, b"m"), returned(1, b"n"), COMMIT_OK, COMMIT_OK) >> After(0.1)).forget()
+    story = story >> FromBroker(OPEN_OK, ack(COURIER, 1))
+    (story >> FromBroker(ack(COURIER, 2)) << ToClient(COMMIT_OK, COMMIT_OK)).done()
+
+
+def test_a_commit_that_finds_no_queue_in_time_ends_its_channel_with_the_truth():
+    story = transacting(b"m", failover_timeout_s=1.0).forget() >> FromBroker(returned(1, b"m"), COMMIT_OK)
+    story = without_a_queue(story, b"m") << Reported("publishes_unroutable", {"count": 1})
+    text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
+    story = story << ToBroker(on(1, m.ChannelClose(200, b"set up again"))) >> FromBroker(CLOSE_OK)
+    story = story << ToClient(on(1, m.ChannelClose(541, text, 90, 20)))
+    assert not story.session.unrouted.count
+    assert story.session.journal.load.unsettled_bytes == 0
+
+
+def test_a_withheld_commit_survives_its_broker():
+    story = (transacting(b"m").forget() >> FromBroker(returned(1, b"m"), COMMIT_OK)).forget() >> FailOver()
+    story = story << ToBroker(REOPENED, on(1, m.TxSelect())) >> FromBroker(on(1, m.ChannelOpenOk(), m.TxSelectOk()))
+    story = story >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(COMMIT_OK)).done()
+
+
+def test_what_came_back_of_a_commit_without_an_answer_is_the_clients_to_do_again():
+    story = (transacting(b"m").forget() >> FromBroker(returned(1, b"m"))).forget()
+    story = (story >> FailOver()).forget()
+    assert not story.session.journal.live_channels()
+    assert not story.session.unrouted.count
+
+
+def test_a_transaction_whose_client_asks_for_returns_gets_them():
+    story = transacting().forget() >> FromBroker(COMMIT_OK) << ToClient(COMMIT_OK)
+    story = (story >> FromClient(publish(1, b"m", mandatory=True), publish(1, b"n"), COMMIT)).forget()
+    (story >> FromBroker(returned(1, b"n"), COMMIT_OK) << ToClient(returned(1, b"n"), COMMIT_OK)).done()
+
+
+def test_what_a_session_may_not_keep_of_a_commit_is_returned_to_its_client():
+    large = bytes(40_000)
+    story = transacting(large, large, unsettled_bytes_max=65536).forget()
+    story = story >> FromBroker(returned(1, large), returned(1, large)) << ToClient(returned(1, large))
+    (story >> FromBroker(COMMIT_OK)).done()
+    assert story.session.unrouted.count == 1
+
+
 def believed(**given):
     """In a cluster that is well it came back twice."""
     story = (sent(confirming(**given), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1))).forget()
@@ -150,6 +225,19 @@ def test_a_plain_publisher_never_hears_of_it():
     story = with_channel(troubled=True)
     story = sent(story, b"m") >> FromBroker(returned(1, b"m"), ack(1, 1)) >> After(0.1)
     (story << ToBroker(OPENED, forced(b"m")) >> FromBroker(OPEN_OK, ack(COURIER, 1))).done()
+
+
+def test_what_no_publisher_hears_of_waits_for_as_long_as_there_is_room():
+    story = sent(with_channel(troubled=True, failover_timeout_s=1.0), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1))
+    assert without_a_queue(story, b"m").session.unrouted.count == 1
+
+
+def test_beyond_that_the_oldest_of_them_are_given_up():
+    large = bytes(20_000)
+    story = sent(with_channel(troubled=True, failover_timeout_s=1.0, unsettled_bytes_max=65536), large, large)
+    story = story >> FromBroker(returned(1, large), ack(1, 1), returned(1, large), ack(1, 2))
+    story = without_a_queue(story, large) << Reported("publishes_unroutable", {"count": 1})
+    assert without_a_queue(story.forget(), large).session.unrouted.count == 1
 
 
 def test_a_plain_publishers_close_waits_for_it():

@@ -50,7 +50,7 @@ STATES = {
         "not answered the replay",
         (1,),
         True,
-        None,
+        60,
     ),
     "a restart": (restarting, "are set up again", (1,), False, 60),
     "a move": (

@@ -43,7 +43,7 @@ class Channel:
         self.publishing: list | None = None
         # A transaction: what is published, what is settled (and whether it is to be queued again).
         self.tx = False
-        self.tx_published: list[tuple[bytes, bytes, bytes]] = []
+        self.tx_published: list[tuple[bytes, bytes, bytes, bool]] = []
         self.tx_settled: list[tuple[int, Queue, Message, bool]] = []
 
     def has_room(self) -> bool:
@@ -131,7 +131,7 @@ class Channel:
             self.refuse(404, "NOT_FOUND - no exchange 'nope' in vhost '/'")
             return
         if self.tx:
-            self.tx_published.append((key, body, properties))
+            self.tx_published.append((key, body, properties, mandatory))
             return
         self.published += self.confirms  # what came before confirm.select is not counted
         number = self.published
@@ -143,11 +143,14 @@ class Channel:
             return
         if key in self.cluster.homeless:
             if mandatory:
-                back = on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key))
-                self.say(back + content(self.number, body, properties=properties))
+                self._give_back(exchange, key, body, properties)
             self._taken(number)
             return
         self.clock.after(delay_s, lambda: self._take(number, key, body, properties))
+
+    def _give_back(self, exchange: bytes, key: bytes, body: bytes, properties: bytes) -> None:
+        back = on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key))
+        self.say(back + content(self.number, body, properties=properties))
 
     def _take(self, number: int, key: bytes, body: bytes, properties: bytes) -> None:
         if self.connection.crashed and self.rng.random() < 0.5:
@@ -192,8 +195,11 @@ class Channel:
 
     def _tx_commit(self, payload: bytes) -> None:
         self.need(self.tx, "406 channel is not transactional")
-        for published in self.tx_published:
-            self.cluster.take(*published)
+        for key, body, properties, mandatory in self.tx_published:
+            if key not in self.cluster.homeless:
+                self.cluster.take(key, body, properties)
+            elif mandatory:
+                self._give_back(b"", key, body, properties)
         self.cluster.requeue([(queue, message) for _, queue, message, requeue in self.tx_settled if requeue])
         self.tx_published.clear()
         self.tx_settled.clear()

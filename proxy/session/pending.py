@@ -1,0 +1,41 @@
+"""Requests of a client that a broker has not answered yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Commit:
+    """A transaction on its way. `astray`: its publishes that no queue took, `waiting`: how many of them none has yet.
+
+    `answers`, its own and what was answered behind it, wait for the last of them.
+    """
+
+    astray: list[bytes] = field(default_factory=list)
+    astray_bytes: int = 0
+    waiting: int = 0
+    answers: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request whose answer has not come. After a failover its frame is sent again, behind the channel's replay.
+
+    A hidden one is ours and part of a replay: its answer is swallowed. A silent one is of no interest to the client
+    (`nowait`, or ours): the broker is asked for an answer all the same, since only that tells what it agreed to.
+    `answered` gets the reply's payload; what it changes in the journal happens only then. `unnamed` is the client's
+    own queue.declare where we put a name in, for brokers whose permissions refuse that name. `dirty` is a commit of
+    work, whose outcome a loss hides; `commit` keeps what no queue takes of it.
+    """
+
+    request: int
+    frame: bytes
+    hidden: bool = False
+    silent: bool = False
+    answered: Callable[[bytes], None] | None = None
+    no_ack: bool = False
+    dirty: bool = False
+    unnamed: bytes = b""
+    commit: Commit | None = None
