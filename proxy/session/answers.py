@@ -35,6 +35,7 @@ class Answers:
         attachment: Attachment,
         restoration: Restoration,
         confirms: Confirms,
+        commits: Commits,
         unrouted: Unrouted,
         cancellations: Cancellations,
     ) -> None:
@@ -47,7 +48,7 @@ class Answers:
         self.attachment = attachment
         self._confirms = confirms
         self._unrouted = unrouted
-        self._commits = Commits(journal, unrouted)
+        self._commits = commits
         self._forced = journal.policy.forces_mandatory
         self._cancellations = cancellations
         # The broker connection whose bytes are looked at.
@@ -155,10 +156,13 @@ class Answers:
         if ident == m.BASIC_GET_OK:
             self._got(channel, request, frame)
             return
+        if request.commit is not None:
+            self._commits.answered(channel, request.commit, frame)
+            return
         if request.answered is not None:
             request.answered(frame[7:-1])
         if not request.hidden and not request.silent:
-            self._commits.answered(channel, request, frame)
+            self.client_out.append(frame)
         if request.hidden and not channel.hidden_pending:
             self.journal.lifecycle.replayed(channel)
 

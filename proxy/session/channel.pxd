@@ -13,6 +13,7 @@ cdef class Channel:
     cdef public int mode
     cdef public bint tx_dirty
     cdef public bint tx_returns
+    cdef public bint committing
     cdef public bint muted
     cdef public long long deliver_left
     cdef public list held
@@ -40,7 +41,6 @@ cdef class Channel:
     cdef public list setup
     cdef public bytes last_queue
     cdef public object pending
-    cdef public list commits
     cdef public object parked
     cdef public bint discarding
     cdef public object settling_until

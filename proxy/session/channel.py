@@ -10,7 +10,7 @@ from proxy.amqp.frames import Buffer, method_frame
 from proxy.amqp.wire import U32
 from proxy.session.arrears import Arrears
 from proxy.session.ledger import Ledger, Load
-from proxy.session.pending import Commit, Pending
+from proxy.session.pending import Pending
 from proxy.session.setup import ACKED, MIXED, Setup
 from proxy.session.stream import NO_STREAM, UNPLACED, offset_in
 from proxy.session.uplink import Uplink
@@ -41,7 +41,7 @@ class Channel:
     __slots__ = (
         "arrears",
         "awaits_close_ok",
-        "commits",
+        "committing",
         "confirm_base",
         "confirm_path",
         "deliver_left",
@@ -101,6 +101,7 @@ class Channel:
         self.ledger = Ledger(load)
         self.mode = PLAIN
         self.tx_dirty = False
+        self.committing = False  # a commit is not answered yet, so that nothing may follow it
         self.tx_returns = False  # the client wants back what no queue takes of its transaction
         # Broker to client. `muted`: the broker's channel is being closed by us, nothing of it reaches the client.
         self.muted = False
@@ -130,7 +131,6 @@ class Channel:
         self.doubted: list[tuple[int, bool, bool]] = []
         # Publishes that no queue took: their confirms wait until one has. Their numbers are settled in the ledger.
         self.withheld: set[int] = set()
-        self.commits: list[Commit] = []
         self.load = load
         self.opened = self.awaits_close_ok = False
         self.setup: list[Setup] = []
@@ -334,7 +334,6 @@ class Channel:
         self.forgive()
         self.ledger.clear()
         self.pending.clear()
-        self.commits.clear()
         self.doubted.clear()
         self.withheld.clear()
         self.setup.clear()

@@ -7,11 +7,14 @@ answer (RabbitMQ).
 
 from __future__ import annotations
 
+from functools import partial
+
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.session.channel import Channel
 from proxy.session.journal import Journal
-from proxy.session.pending import Pending
+from proxy.session.pending import Commit
+from proxy.session.requests import Requests
 from proxy.session.stamp import unstamped
 from proxy.session.unrouted import Unrouted
 
@@ -19,9 +22,10 @@ from proxy.session.unrouted import Unrouted
 class Commits:
     """What no queue took of a transaction goes to the courier; the commit is answered when all of it is taken."""
 
-    def __init__(self, journal: Journal, unrouted: Unrouted) -> None:
+    def __init__(self, journal: Journal, unrouted: Unrouted, requests: Requests) -> None:
         self._journal = journal
         self._unrouted = unrouted
+        self._requests = requests
         self._limit_bytes = journal.policy.unsettled_bytes_max
 
     def returned(self, channel: Channel) -> None:
@@ -42,12 +46,27 @@ class Commits:
         commit.astray.append(b"".join((method_frame(channel.number, publish), *pieces[1:])))
         commit.astray_bytes += size
 
-    def answered(self, channel: Channel, request: Pending, frame: bytes) -> None:
-        """Answer a request: at once, or behind the commit that waits."""
-        commit = request.commit
-        if commit is not None and commit.astray:
-            commit.waiting = sum(self._unrouted.committed(channel, commit, frames) for frames in commit.astray)
-            commit.astray.clear()
-            if commit.waiting:
-                channel.commits.append(commit)
-        self._journal.answer(channel, frame)
+    def answered(self, channel: Channel, commit: Commit, frame: bytes) -> None:
+        """The broker's answer: the client's at once, or when queues have all of it."""
+        commit.answer = frame
+        taken = partial(self._taken, channel, commit)
+        commit.waiting = sum(self._unrouted.committed(channel, frames, taken) for frames in commit.astray)
+        commit.astray.clear()
+        if not commit.waiting:
+            self._tell(channel, commit)
+
+    def _taken(self, channel: Channel, commit: Commit, nack: bool) -> None:
+        """One more publish is taken, or never will be, which is the end of the channel."""
+        commit.waiting -= 1
+        if channel.verdict is not None or self._journal.channels[channel.number] is not channel:
+            return
+        if nack:
+            text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
+            channel.verdict = m.ChannelClose(541, text, 90, 20)
+            self._journal.lifecycle.restart(channel, "a commit found no queue", open_upstream=True)
+        elif not commit.waiting:
+            self._tell(channel, commit)
+
+    def _tell(self, channel: Channel, commit: Commit) -> None:
+        self._journal.client_out.append(commit.answer)
+        self._requests.committed(channel)

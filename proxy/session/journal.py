@@ -310,13 +310,6 @@ class Journal:
         if not channel.unsettled:
             self.lifecycle.settled(channel)
 
-    def answer(self, channel: Channel, frame: bytes) -> None:
-        """Answer what a client asked of a channel: behind its commits, if some wait for queues."""
-        if channel.commits:
-            channel.commits[-1].answers.append(frame)
-        else:
-            self.client_out.append(frame)
-
     def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:
         """Tell the client that a channel is over. A close of its own that crosses this one is answered as well."""
         close_method = m.CHANNEL_CLOSE.to_bytes(4, "big")

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 class Commit:
     """A transaction on its way. `astray`: its publishes that no queue took, `waiting`: how many of them none has yet.
 
-    `answers`, its own and what was answered behind it, wait for the last of them.
+    `answer` waits for the last of them.
     """
 
     astray: list[bytes] = field(default_factory=list)
     astray_bytes: int = 0
     waiting: int = 0
-    answers: list[bytes] = field(default_factory=list)
+    answer: bytes = b""
 
 
 @dataclass(slots=True)

@@ -84,6 +84,32 @@ class Requests:
             except ClientError as error:
                 self.journal.lifecycle.client_broke(error)
 
+    def due(self) -> list[float | None]:
+        """When what waits for hidden confirms has waited long enough. It is parked, so no parked bytes, nothing due."""
+        channels = self.journal.live_channels() if self.journal.load.parked_bytes else []
+        return [channel.settling_until for channel in channels]
+
+    def tick(self) -> None:
+        """Let what has waited long enough go on."""
+        for channel in self.journal.live_channels() if self.journal.load.parked_bytes else []:
+            if channel.settling_until is not None and self.journal.now >= channel.settling_until:
+                self.settled(channel)
+
+    def settled(self, channel: Channel) -> None:
+        """What waited for hidden confirms may go on."""
+        if channel.settling_until is not None and self.journal.attached:
+            channel.flowing = True
+            self.drain(channel)
+            if channel.flowing:
+                channel.settling_until = None
+
+    def committed(self, channel: Channel) -> None:
+        """What was sent behind a commit may go on, unless the channel is being set up again."""
+        channel.committing = False
+        if channel.uplink is not None and channel.restart_at is None and not channel.muted:
+            channel.flowing = not channel.discarding
+            self.drain(channel)
+
     # Channels.
 
     def _end_publish(self, channel: Channel, frame: bytes) -> None:
@@ -276,6 +302,8 @@ class Requests:
         request.dirty = ident == m.TX_COMMIT and channel.tx_dirty
         if request.dirty and self.forces_mandatory and not channel.tx_returns:
             request.commit = Commit()
+            # Until it is answered, what follows waits: no answer may overtake that of a commit that is withheld.
+            channel.committing, channel.flowing = True, False
         channel.tx_dirty = channel.tx_returns = False
 
     # A request that is not here passes as it is, and its answer is waited for if `REPLIES` knows one.

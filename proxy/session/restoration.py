@@ -293,7 +293,7 @@ class Restoration:
         else:
             return False
         if not request.silent:
-            self.journal.answer(channel, method_frame(channel.number, answer))
+            self.journal.tell_client(channel.number, answer)
         if request.answered is not None:
             request.answered(b"")
         return True
@@ -331,7 +331,7 @@ class Restoration:
             self._set_up(channel, [entry for entry in channel.setup if entry.queue != DIRECT_REPLY_TO])
         for request in asked:
             self._ask(channel, request)
-        channel.flowing = not channel.discarding
+        channel.flowing = not channel.discarding and not channel.committing
 
     def _ask(self, channel: Channel, request: Pending) -> None:
         channel.out.append(request.frame)

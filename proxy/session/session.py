@@ -19,6 +19,7 @@ from proxy.session.cancellations import Cancellations
 from proxy.session.channel import Channel
 from proxy.session.clearance import Clearance
 from proxy.session.commands import Observation, ReadClient
+from proxy.session.commits import Commits
 from proxy.session.confirms import Confirms
 from proxy.session.credentials import Face
 from proxy.session.ending import Ending
@@ -68,9 +69,16 @@ class Session:
         self.attachment = Attachment(self.journal, self.restoration, self.clearance, place_by_vhost)
         self.requests = Requests(self.journal)
         self.confirms = Confirms(self.journal)
+        self.commits = Commits(self.journal, self.unrouted, self.requests)
         self.cancellations = Cancellations(self.journal, self.restoration)
         self.answers = Answers(
-            self.journal, self.attachment, self.restoration, self.confirms, self.unrouted, self.cancellations
+            self.journal,
+            self.attachment,
+            self.restoration,
+            self.confirms,
+            self.commits,
+            self.unrouted,
+            self.cancellations,
         )
         self.restarts = Restarts(self.journal, self.restoration, self.requests)
         self.pulse = Pulse(self.journal)
@@ -215,9 +223,7 @@ class Session:
         self.move.tick()
         self.confirms.tick()
         self.restoration.restraint.tick()
-        for channel in journal.live_channels() if journal.load.parked_bytes else ():
-            if channel.settling_until is not None and now >= channel.settling_until:
-                self.settled(channel)
+        self.requests.tick()
         self.ending.tick()
         self._progress()
 
@@ -234,11 +240,9 @@ class Session:
         due.extend(self.unrouted.due())
         due.extend(self.cancellations.due())
         due.extend(self.pulse.due())
-        if attachment.searching:
-            due.append(attachment.deadline)
+        due.append(attachment.deadline if attachment.searching else None)
         due.extend(uplink.stage_deadline for uplink in journal.uplinks)
-        if journal.load.parked_bytes:
-            due.extend(channel.settling_until for channel in journal.live_channels())
+        due.extend(self.requests.due())
         return min((at for at in due if at is not None), default=None)
 
     # Lifecycle: what one frame can cause.
@@ -316,11 +320,7 @@ class Session:
 
     def settled(self, channel: Channel) -> None:
         """What waited for hidden confirms may go on."""
-        if channel.settling_until is not None and self.journal.attached:
-            channel.flowing = True
-            self.requests.drain(channel)
-            if channel.flowing:
-                channel.settling_until = None
+        self.requests.settled(channel)
 
     def replayed(self, channel: Channel) -> None:
         """One channel is as it was; the failover is over when all are."""

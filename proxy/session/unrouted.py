@@ -8,7 +8,7 @@ then returns such a message before it confirms it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from proxy.amqp import methods as m
@@ -22,7 +22,6 @@ from proxy.session.identity import mark_in
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import force_mandatory
 from proxy.session.message import Message, addressed, message_of
-from proxy.session.pending import Commit
 from proxy.session.stamp import unstamped
 from proxy.session.uplink import Uplink
 
@@ -34,12 +33,15 @@ BATCH_MIN, BATCH_MAX = 16, 1024
 BATCH_BYTES_MAX = 1024 * 1024
 
 Route = tuple[bytes, bytes]
+# What is called when a publish is taken, or, with True, never will be.
+Told = Callable[[bool], None]
 
 
 @dataclass(slots=True, eq=False)
 class Stray:
-    """One publish that came back; `number` is its place in the ledger of its channel, unless a `commit` has it.
+    """One publish that came back; `number` is its place in the ledger of its channel.
 
+    `told` is of a transaction, which hears what becomes of it.
     `taken`: it was tried again, and some queue may have it since.
     """
 
@@ -48,13 +50,13 @@ class Stray:
     frames: bytes
     route: Route
     since: float
-    commit: Commit | None = None
+    told: Told | None = None
     taken: bool = False
 
     @property
     def awaited(self) -> bool:
         """Whether its publisher hears of it."""
-        return self.commit is not None or self.channel.mode == CONFIRM
+        return self.told is not None or self.channel.mode == CONFIRM
 
 
 class Unrouted:
@@ -126,14 +128,14 @@ class Unrouted:
         channel.confirm_path = CONSIDERED
         self._withhold(Stray(channel, number, frames, route, journal.now))
 
-    def committed(self, channel: Channel, commit: Commit, frames: bytes) -> bool:
-        """A publish of a commit that no queue took; False if nobody wants it, as is known of its route."""
+    def committed(self, channel: Channel, frames: bytes, told: Told) -> bool:
+        """A publish of a transaction that no queue took; False if nobody wants it, as is known of its route."""
         sent = message_of(frames)
         route = (sent.exchange, sent.routing_key)
         if self._believed.get(route, 0.0) > self._journal.now:
             self._believe(route)
             return False
-        self._withhold(Stray(channel, 0, frames, route, self._journal.now, commit))
+        self._withhold(Stray(channel, 0, frames, route, self._journal.now, told))
         return True
 
     def _withhold(self, stray: Stray) -> None:
@@ -334,8 +336,8 @@ class Unrouted:
         journal = self._journal
         channel = stray.channel
         journal.load.withhold(-len(stray.frames))
-        if stray.commit is not None:
-            self._settle_commit(channel, stray.commit, nack=nack)
+        if stray.told is not None:
+            stray.told(nack)
             return
         if stray.number not in channel.withheld:
             return  # the channel is over
@@ -347,19 +349,6 @@ class Unrouted:
             journal.tell_client(channel.number, m.BasicNack(own, False, False) if nack else m.BasicAck(own, False))
         if not channel.unsettled:
             journal.lifecycle.settled(channel)
-
-    def _settle_commit(self, channel: Channel, commit: Commit, *, nack: bool) -> None:
-        if commit not in channel.commits:
-            return  # the channel is over
-        if nack:
-            text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
-            channel.verdict = m.ChannelClose(541, text, 90, 20)
-            channel.commits.clear()
-            self._journal.lifecycle.restart(channel, "a commit found no queue", open_upstream=True)
-            return
-        commit.waiting -= 1
-        while channel.commits and not channel.commits[0].waiting:
-            self._journal.client_out.extend(channel.commits.pop(0).answers)
 
     def _give_up(self, strays: list[Stray], reason: str) -> None:
         """Say so: a client with confirms by a refusal, everybody in the log."""

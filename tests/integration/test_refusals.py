@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import aio_pika
+import pika
+import pika.exceptions
 
 from tests.support.account import bodies, total
 from tests.support.clients import NotAccepted, PikaClient
@@ -94,6 +97,46 @@ def test_a_confirm_means_stored_though_the_home_of_the_queue_dies(
     stored = bodies(cluster, 2, queue_name, set(range(confirmed)))
     assert stored.total() - confirmed <= total(proxy, "replayed_publishes")
     assert proxy.events("failover_started") == []
+
+
+def test_a_commit_means_stored_though_the_home_of_the_queue_is_dead(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    """RabbitMQ 3.10 commits what it cannot route; 4.0 refuses it (406), and the loss is the client's to know."""
+    direct = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", cluster.amqp_port(2)))
+    direct.channel().queue_declare(queue_name, durable=True)
+    direct.close()
+    nodes = [part for address in cluster.addresses for part in ("--node", address)]
+    proxy = start_sidehop("--policy", "first", *nodes)
+    client = pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", proxy.port, heartbeat=0))
+    channel = client.channel()
+    channel.tx_select()
+
+    cluster.kill9(2)
+    proxy.wait_for(lambda: _unreachable(cluster.amqp_port(1), queue_name), "node 1 to know that the home is dead")
+    for number in range(100):
+        channel.basic_publish("", queue_name, str(number).encode(), pika.BasicProperties(delivery_mode=2))
+    with ThreadPoolExecutor(1) as beside:
+        commit = beside.submit(channel.tx_commit)
+        if cluster.version(1).startswith("3."):
+            proxy.wait_for(lambda: total(proxy, "unrouted") == 100, "all of it to come back")
+            assert not commit.done()
+        cluster.make_whole()
+        if commit.exception(60) is not None:
+            assert not cluster.version(1).startswith("3.")
+            return
+    client.close()
+
+    assert bodies(cluster, 2, queue_name, set(range(100))).total() == 100
+
+
+def _unreachable(port: int, queue: str) -> bool:
+    with pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", port)) as direct:
+        try:
+            direct.channel().queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return True
+        return False
 
 
 def test_as_sent_repeats_nothing_and_keeps_the_connection(

@@ -342,14 +342,14 @@ MUTANTS = (
         "a transaction stays dirty for ever",
     ),
     Mutant(
-        "            if commit.waiting:\n                channel.commits.append(commit)",
-        "            if commit.waiting < 0:\n                channel.commits.append(commit)",
+        "        if not commit.waiting:\n            self._tell(channel, commit)\n\n",
+        "        if True:\n            self._tell(channel, commit)\n\n",
         "a commit is answered though no queue has what it committed",
     ),
     Mutant(
-        "            channel.commits[-1].answers.append(frame)",
-        "            self.client_out.append(frame)",
-        "a withheld commit is answered at once",
+        "            channel.committing, channel.flowing = True, False\n",
+        "",
+        "what is answered behind a commit overtakes its answer",
     ),
     Mutant(
         "stray.since <= expired and (stray.awaited or excess_bytes > 0)",

@@ -255,8 +255,8 @@ def test_a_transaction_moves_between_two_of_its_commits():
     select, commit = on(1, m.TxSelect()), bare(1, m.TX_COMMIT)
     story = (with_channel() >> FromClient(select)).forget() >> FromBroker(on(1, m.TxSelectOk()))
     story = (leaving((story.forget() >> FromClient(A, commit)).forget())) >> FromClient(B)
-    story = story << ToOld(B)
-    story = (story >> FromOld(bare(1, m.ident(90, 21)))).forget() >> FromClient(commit) << ToOld(commit)
+    story = story >> FromOld(bare(1, m.ident(90, 21))) << ToClient(bare(1, m.ident(90, 21))) << ToOld(B)
+    story = story >> FromClient(commit) << ToOld(commit)
     story = story >> FromOld(bare(1, m.ident(90, 21))) << ToClient(bare(1, m.ident(90, 21))) << ToOld(CLOSE_OLD)
     (story >> FromOld(CLOSED) << ToOld(LEFT) << ToBroker(REOPENED, select)).done()
 

@@ -142,7 +142,7 @@ def test_a_rollback_is_done_by_the_loss():
 
 def test_work_behind_an_answered_commit_is_not_committed():
     story = (transactional() >> FromClient(publish(1), COMMIT, publish(1))).forget() >> FromBroker(COMMIT_OK)
-    story = story << ToClient(COMMIT_OK)
+    story = story << ToClient(COMMIT_OK) << ToBroker(publish(1))
     (story >> BrokerLost() << ToClient(lost(b"uncommitted transaction rolled back"))).forget()
 
 
