@@ -26,18 +26,20 @@ class Commits:
         self._journal = journal
         self._unrouted = unrouted
         self._requests = requests
-        self._limit_bytes = journal.policy.unsettled_bytes_max
 
     def returned(self, channel: Channel) -> None:
         """A publish of a transaction came back, whole. It is the client's if that wants publishes of it back.
 
         So is what the session may not keep: to be told of a loss that was not asked for is better than none.
         """
-        journal = self._journal
+        journal, load = self._journal, self._journal.load
         pieces = channel.release()
         commit = channel.pending[0].commit if channel.pending else None
         size = sum(map(len, pieces))
-        if commit is None or journal.load.unsettled_bytes + commit.astray_bytes + size > self._limit_bytes:
+        if (
+            commit is None
+            or load.unsettled_bytes + commit.astray_bytes + size > load.unsettled_bytes_max
+        ):
             journal.counters.returns += 1
             journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
             return

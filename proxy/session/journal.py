@@ -110,7 +110,7 @@ class Journal:
         self.client_out: list[Buffer] = []
         self.commands: list[Command] = []
         self.counters = Counters()
-        self.load = Load()
+        self.load = Load(policy.unsettled_bytes_max)
         self.channels: list[Channel | None] = []
         self.topology = Topology()
         self.stamp = Stamp(self.token()) if policy.publish_ids else None

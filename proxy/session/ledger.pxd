@@ -8,6 +8,7 @@ cdef class Load:
     cdef public long long kept_bytes
     cdef public long long parked_bytes
     cdef public long long unsettled_bytes
+    cdef public long long unsettled_bytes_max
     cdef public long long withheld
 
 

@@ -25,13 +25,14 @@ RUN_BYTES = 256
 class Load:
     """What a session keeps in memory for others, in bytes; the limits of `SessionPolicy` apply to it."""
 
-    __slots__ = ("held_bytes", "kept_bytes", "parked_bytes", "unsettled_bytes", "withheld")
+    __slots__ = ("held_bytes", "kept_bytes", "parked_bytes", "unsettled_bytes", "unsettled_bytes_max", "withheld")
 
-    def __init__(self) -> None:
+    def __init__(self, unsettled_bytes_max: int = 0) -> None:
         self.held_bytes = 0
         self.kept_bytes = 0
         self.parked_bytes = 0
         self.unsettled_bytes = 0
+        self.unsettled_bytes_max = unsettled_bytes_max
         # Publishes that no queue took; their bytes are among the unsettled ones.
         self.withheld = 0
 

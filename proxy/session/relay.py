@@ -304,6 +304,8 @@ def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int
     channel.hold(memoryview(buf)[start:stop], stop - start)
     if channel.held_bytes <= limit_bytes and channel.load.held_bytes <= HOLDS_MAX * limit_bytes:
         return
+    if channel.returning and channel.mode == TX and channel.held_bytes <= channel.load.unsettled_bytes_max:
+        return
     if not channel.returning or channel.mode == TX:
         if channel.arrears is not None:
             channel.arrears.flush(out)

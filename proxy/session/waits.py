@@ -64,6 +64,9 @@ def _of_channels(session: Session) -> Iterator[Wait]:
         until = _first(each.replay_until for each in unanswered)
         reason = f"the broker has not answered the replay of channels {list(numbers)}"
         yield Wait(reason, numbers, journal.recovered_at, until)
+    committing = _numbers(each for each in channels if each.committing)
+    if committing:
+        yield Wait(f"a commit on channels {list(committing)} waits for its answer", committing)
     leaving = tuple(session.move.waiting)
     if leaving:
         reason = "move when the client has settled what it holds and the broker has confirmed the rest"

@@ -245,7 +245,7 @@ async def test_the_certificate_is_verified_against_the_name_that_was_resolved(
         def refused() -> str:
             with pytest.raises(pika.exceptions.AMQPConnectionError):
                 connect(proxy)
-            return proxy.events("failover_given_up")[0]["reason"]
+            return proxy.wait_for(lambda: proxy.events("failover_given_up"), "what the client was told")[0]["reason"]
 
         reason = await asyncio.to_thread(refused)
         assert "certificate is not valid for 'localhost'" in reason

@@ -198,6 +198,20 @@ def test_what_a_session_may_not_keep_of_a_commit_is_returned_to_its_client():
     assert story.session.unrouted.count == 1
 
 
+def test_a_large_publish_of_a_transaction_comes_back_whole():
+    large = bytes(100_000)
+    story = transacting(large, delivery_hold_bytes_max=65536).forget() >> FromBroker(returned(1, large), COMMIT_OK)
+    story = story >> After(0.1) << ToBroker(OPENED, forced(large)) >> FromBroker(OPEN_OK)
+    (story >> FromBroker(ack(COURIER, 1)) << ToClient(COMMIT_OK)).done()
+
+
+def test_one_that_is_larger_than_a_session_may_keep_is_returned_to_the_client():
+    large = bytes(100_000)
+    limits = {"delivery_hold_bytes_max": 65536, "unsettled_bytes_max": 65536}
+    story = transacting(large, **limits).forget() >> FromBroker(*frames_of(returned(1, large)), COMMIT_OK)
+    (story << ToClient(returned(1, large), COMMIT_OK)).done()
+
+
 def believed(**given):
     """In a cluster that is well it came back twice."""
     story = (sent(confirming(**given), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1))).forget()

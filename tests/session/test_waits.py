@@ -24,9 +24,14 @@ from tests.support.engine import (
     consuming,
     with_channel,
 )
-from tests.support.engine_frames import deliver, on, publish
+from tests.support.engine_frames import bare, deliver, on, publish
 
 BIG = publish(1, bytes(70_000))
+
+
+def transactional() -> Story:
+    story = (with_channel() >> FromClient(on(1, m.TxSelect()))).forget() >> FromBroker(on(1, m.TxSelectOk()))
+    return story.forget()
 
 
 def short_of_memory(share_bytes: int = 0) -> Story:
@@ -51,6 +56,13 @@ STATES = {
         (1,),
         True,
         60,
+    ),
+    "a commit": (
+        lambda: (transactional() >> FromClient(publish(1), bare(1, m.TX_COMMIT))).forget(),
+        "waits for its answer",
+        (1,),
+        False,
+        None,
     ),
     "a restart": (restarting, "are set up again", (1,), False, 60),
     "a move": (
