@@ -19,6 +19,8 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "stopping": ("info", "A stop signal arrived; sessions may finish until the grace period ends."),
     "stopped": ("info", "The end; sessions_cut counts clients that were still there."),
     "internal_error": ("error", "A bug, with its stack: it ended one session with 541, or else the process."),
+    "worker_started": ("info", "One of several processes serves clients; lines of its own name it as worker."),
+    "worker_died": ("error", "One of several processes is gone and its sessions with it; another one takes its place."),
     "log_lines_dropped": ("warning", "The log was read too slowly; so many lines are lost."),
     "library_complained": ("warning", "A library that Sidehop uses had something to say."),
     "memory_high": ("warning", "What is kept for clients nears its limit; those that would add to it wait."),

@@ -55,6 +55,9 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path_factory, in_
 REFUSED = """
 listen: {port: -1}
 listen: {backlog: 0}
+listen: {workers: 0}
+listen: {workers: 65}
+listen: {workers: 8, retained_bytes_max: 134217727}
 listen: {tls_cert: a}
 listen: {tls_client_ca: a}
 listen: {shutdown_grace_s: -1}

@@ -28,7 +28,7 @@ class Driver:
     `over` is called when the session has ended; the client's socket may still have something to write.
     """
 
-    def __init__(self, around: Surroundings, client: Link, number: int, over: Callable[[], None]) -> None:
+    def __init__(self, around: Surroundings, client: Link, id_: str, over: Callable[[], None]) -> None:
         self._around = around
         self._over = over
         self._loop = asyncio.get_running_loop()
@@ -43,7 +43,7 @@ class Driver:
         self._pressed = self._busy = False
         self._opened_at = self._loop.time()
         self._total = Counters()
-        self.id = f"{number:x}"
+        self.id = id_
         self.endpoint = ""
         self.engine = Session(
             around.policy,

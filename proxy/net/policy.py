@@ -6,17 +6,23 @@ from dataclasses import dataclass
 
 from proxy.errors import ConfigError
 
+# More processes than any machine has use for: a typing error is more likely.
+WORKERS_MAX = 64
+RETAINED_BYTES_MIN = 16 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class ListenPolicy:
     """Where clients connect. Loopback unless the operator says otherwise.
 
+    `workers` is how many processes serve them; each gets its share of the limits, which are for all together.
     `sessions_max` bounds sockets, and the memory of idle sessions; `retained_bytes_max` what is kept for all clients
     together: publishes, input, deliveries, and what waits in sockets.
     """
 
     host: str = "127.0.0.1"
     port: int = 5672
+    workers: int = 1
     backlog: int = 1024
     sessions_max: int = 10000
     retained_bytes_max: int = 1024 * 1024 * 1024
@@ -28,10 +34,13 @@ class ListenPolicy:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError("listen.port must be 0 (any free one) to 65535")
+        if not 1 <= self.workers <= WORKERS_MAX:
+            raise ConfigError(f"listen.workers must be 1 (one process does everything) to {WORKERS_MAX}")
         if self.sessions_max < 1 or self.backlog < 1:
             raise ConfigError("listen.sessions_max and listen.backlog must be at least 1")
-        if self.retained_bytes_max < 16 * 1024 * 1024:
-            raise ConfigError("listen.retained_bytes_max must be at least 16777216")
+        if self.retained_bytes_max < self.workers * RETAINED_BYTES_MIN:
+            each = f" for each of the {self.workers} listen.workers" if self.workers > 1 else ""
+            raise ConfigError(f"listen.retained_bytes_max must be at least {RETAINED_BYTES_MIN}{each}")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("listen.tls_cert and listen.tls_key go together")
         if self.tls_client_ca and not self.tls_cert:

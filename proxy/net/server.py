@@ -27,6 +27,8 @@ CLOSE_WAIT_S = 1.0
 class Server:
     """Accepts clients and owns their sessions. `budget` is what is kept for all of them together, `broker_tls` what
     they say and believe on TLS connections to brokers.
+
+    `worker` is the number of this process where several share the address (`listen.workers`), 0 where it has its own.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Server:
         census: Census,
         report: ReportSink,
         rng: random.Random,
+        worker: int = 0,
     ) -> None:
         self._policy = listen
+        self._worker = worker
         self._census = census
         self._report = Refusals(report)
         self.budget = Budget(listen.retained_bytes_max, self._drivers, report)
@@ -86,6 +90,7 @@ class Server:
             # Strangers may not hold a socket longer than clients.
             ssl_handshake_timeout=self._around.policy.handshake_timeout_s if self._tls is not None else None,
             backlog=self._policy.backlog,
+            reuse_port=True if self._worker else None,
         )
         self.budget.start()
 
@@ -141,7 +146,8 @@ class Server:
             return None
         self._links.add(link)
         self._count += 1
-        return Driver(self._around, link, self._count, self._empty.set)
+        number = f"{self._worker}-{self._count:x}" if self._worker else f"{self._count:x}"
+        return Driver(self._around, link, number, self._empty.set)
 
     def left(self, link: Link) -> None:
         """A client's socket is closed."""

@@ -12,7 +12,6 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from itertools import islice
 
 import orjson
 from aiohttp import web
@@ -88,7 +87,7 @@ class AdminServer:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         del request
-        reasons = self._vitals.not_ready(_now())
+        reasons = self._vitals.not_ready(await self._vitals.plane.condition(_now()))
         return _json(503, {"status": "not ready", "reasons": reasons}) if reasons else _json(200, {"status": "ready"})
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -98,6 +97,7 @@ class AdminServer:
     async def _endpoints(self, request: web.Request) -> web.Response:
         del request
         now, vitals = _now(), self._vitals
+        condition = await vitals.plane.condition(now)
         discovery = _row(vitals.discovery)
         del discovery["synced_at"]
         synced_at = vitals.discovery.synced_at
@@ -105,9 +105,9 @@ class AdminServer:
         return _json(
             200,
             {
-                "endpoints": [_row(view) for view in vitals.pool.views(now)],
-                "usable": vitals.pool.usable(now),
-                "panic": vitals.pool.panicking(),
+                "endpoints": [_row(view) for view in condition.endpoints],
+                "usable": condition.usable,
+                "panic": condition.panic,
                 "rejected": [_row(rejected) for rejected in vitals.rejected],
                 "discovery": discovery,
             },
@@ -116,15 +116,15 @@ class AdminServer:
     async def _sessions(self, request: web.Request) -> web.Response:
         offset = _number(request.query, "offset", 0, 2**31)
         limit = max(1, _number(request.query, "limit", SESSIONS_PAGE, SESSIONS_PAGE_MAX))
-        now, sessions = _now(), self._vitals.census.sessions
-        page = [_row(session.view(now)) for session in islice(sessions.values(), offset, offset + limit)]
-        following = offset + limit if offset + limit < len(sessions) else None
-        return _json(200, {"sessions": page, "total": len(sessions), "next_offset": following})
+        page = await self._vitals.plane.sessions(offset, limit, _now())
+        following = offset + limit if offset + limit < page.total else None
+        rows = [_row(view) for view in page.sessions]
+        return _json(200, {"sessions": rows, "total": page.total, "next_offset": following})
 
     async def _page(self, request: web.Request) -> web.Response:
         del request
-        now = _now()
-        text = render_page(self._vitals, await self._vitals.loads(now), now)
+        now, plane = _now(), self._vitals.plane
+        text = render_page(self._vitals, await plane.condition(now), await plane.loads(now), now)
         headers = {"Content-Security-Policy": CONTENT_POLICY}
         return web.Response(text=text, content_type="text/html", headers=headers)
 

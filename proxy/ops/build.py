@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from proxy import __version__
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,15 @@ class Build:
     def engine(self) -> str:
         """For people."""
         return "compiled" if self.compiled else "not compiled: slower, the same behaviour"
+
+    @property
+    def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
+        """What makes such an event loop; None for Python's own."""
+        if self.loop != "uvloop":
+            return None
+        import uvloop
+
+        return uvloop.new_event_loop
 
 
 def this_build() -> Build:

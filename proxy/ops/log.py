@@ -13,7 +13,7 @@ import select
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import orjson
 import structlog
@@ -82,7 +82,8 @@ class LineWriter:
             if not lines:
                 return
             try:
-                self._write_all(b"".join(lines))
+                for batch in _batches(lines):
+                    self._write_all(batch)
             except OSError:  # the reader is gone, so the lines are
                 with self._changed:
                     self.dropped += len(lines)
@@ -99,10 +100,23 @@ class LineWriter:
                 select.select([], [self._descriptor], [])
 
 
-class Log:
-    """The report sink of the process. `writer` tells what was lost on the way."""
+def _batches(lines: list[bytes]) -> Iterator[bytes]:
+    """Join lines to what a pipe takes in one piece: where several processes share it, none shall split another's."""
+    batch: list[bytes] = []
+    room = select.PIPE_BUF
+    for line in lines:
+        if batch and len(line) > room:
+            yield b"".join(batch)
+            batch, room = [], select.PIPE_BUF
+        batch.append(line)
+        room -= len(line)
+    yield b"".join(batch)
 
-    def __init__(self, policy: LogPolicy, descriptor: int = 1) -> None:
+
+class Log:
+    """The report sink of the process. `writer` tells what was lost on the way; `facts` go into every line."""
+
+    def __init__(self, policy: LogPolicy, descriptor: int = 1, **facts: object) -> None:
         self.writer = LineWriter(descriptor, policy.queue_bytes_max)
         self._dropped_reported = 0
         wrapper = structlog.make_filtering_bound_logger(_LEVELS[policy.level])
@@ -116,7 +130,7 @@ class Log:
             ],
             wrapper_class=wrapper,
             cache_logger_on_first_use=True,
-        ).bind()
+        ).bind(**facts)
         self._emit: dict[str, Callable[..., object]] = {level: getattr(logger, level) for level in _LEVELS}
 
     def __call__(self, report: Report) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from proxy.ops.vitals import DETACHED, Load, Vitals
+from proxy.ops.vitals import DETACHED, Condition, Load, Vitals
 
 # The page brings its own few styles and may load or run nothing else, whatever a broker or a client is called.
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
@@ -32,9 +32,9 @@ th, td {{ text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px sol
 """
 
 
-def render_page(vitals: Vitals, loads: Mapping[str, Load], now: float) -> str:
+def render_page(vitals: Vitals, condition: Condition, loads: Mapping[str, Load], now: float) -> str:
     """Describe the sidecar in one page of HTML."""
-    reasons = vitals.not_ready(now)
+    reasons = vitals.not_ready(condition)
     status = vitals.discovery
     age = "never answered" if status.synced_at is None else f"answered {now - status.synced_at:.0f} s ago"
     told = [f"Discovery: {status.source}, {age}"]
@@ -48,7 +48,7 @@ def render_page(vitals: Vitals, loads: Mapping[str, Load], now: float) -> str:
             ("name", "address", "state", "cause", "zone", "weight", "for"),
             (
                 (view.name, view.address, view.state, view.cause, view.zone, view.weight, f"{view.since_s:.0f} s")
-                for view in vitals.pool.views(now)
+                for view in condition.endpoints
             ),
         ),
         sessions=_table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -12,19 +11,15 @@ from dataclasses import asdict
 from random import Random
 
 from proxy.errors import ConfigError
-from proxy.net.census import Census
-from proxy.net.server import Server
 from proxy.ops.api import AdminServer
 from proxy.ops.build import Build, this_build
 from proxy.ops.log import Log
-from proxy.ops.vitals import Vitals
+from proxy.ops.plane import DataPlane
+from proxy.ops.vitals import Plane, Vitals
 from proxy.reports import Report, ReportSink
 from proxy.settings import Settings
-from proxy.upstream.balance import load_balancer
 from proxy.upstream.discovery import load_discovery
 from proxy.upstream.endpoint import Snapshot
-from proxy.upstream.pool import Pool
-from proxy.upstream.probe import Prober
 
 # Log, admin API, registry, epoll and what a library opens for a moment, beside two sockets for each session.
 _OTHER_DESCRIPTORS = 256
@@ -40,7 +35,7 @@ def run(settings: Settings) -> str:
     log.adopt_libraries()
     _allow_descriptors(2 * settings.listen.sessions_max + _OTHER_DESCRIPTORS)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory(build)) as runner:
+        with asyncio.Runner(loop_factory=build.loop_factory) as runner:
             return runner.run(_run(settings, log, build))
     finally:
         log.close()
@@ -63,26 +58,11 @@ class Sidecar:
     """
 
     def __init__(self, settings: Settings, report: ReportSink, lines_dropped: Callable[[], int], build: Build) -> None:
-        rng = Random()
-        choice = settings.balance.choice
-        balancer = load_balancer(choice.policy, choice, rng)
         self._settings = settings
         self._report = report
-        self._pool = Pool(settings.balance.pool, settings.health, balancer, rng, report)
-        self._census = Census(self._pool.knows)
-        self._discovery = load_discovery(settings.discovery, report, rng)
-        self._server = Server(settings.listen, settings.dial, settings.session, self._pool, self._census, report, rng)
-        self._prober = Prober(self._pool, settings.health, self._server.broker_tls, report)
-        self._vitals = Vitals(
-            build=build,
-            census=self._census,
-            budget=self._server.budget,
-            pool=self._pool,
-            discovery=self._discovery.status,
-            listener=self._server,
-            lines_dropped=lines_dropped,
-            stop=self.stop,
-        )
+        self._plane = _plane(settings, report, lines_dropped)
+        self._discovery = load_discovery(settings.discovery, report, Random())
+        self._vitals = Vitals(build=build, plane=self._plane, discovery=self._discovery.status, stop=self.stop)
         self._admin = AdminServer(settings.admin, self._vitals)
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
@@ -110,7 +90,7 @@ class Sidecar:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._discovery.run(self._publish), name="discovery"),
-                    group.create_task(self._prober.run(), name="prober"),
+                    group.create_task(self._plane.run(), name="plane"),
                 ]
                 await self._serve(group)
                 for task in tasks:
@@ -122,8 +102,7 @@ class Sidecar:
             self._report(Report("internal_error", {"stack": bugs}))
             return "a part of it failed; the log has the stack"
         finally:
-            cut = len(self._census.sessions)
-            await self._server.close()
+            cut = await self._plane.close()
             await self._admin.close()
         self._report(Report("stopped", {"reason": self._stop_reason, "sessions_cut": cut}))
         return ""
@@ -132,7 +111,7 @@ class Sidecar:
         """Bind both addresses; what is wrong with one of them is told in words."""
         listen, admin = self._settings.listen, self._settings.admin
         try:
-            await self._server.start()
+            await self._plane.start()
         except OSError as error:
             return _cannot_bind(listen.host, listen.port, error, "--listen")
         try:
@@ -143,7 +122,7 @@ class Sidecar:
             Report(
                 "started",
                 {
-                    "listen": f"{listen.host}:{self._server.port}",
+                    "listen": f"{listen.host}:{self._plane.port}",
                     "admin": f"{admin.host}:{self._admin.port}",
                     "discovery": self._settings.discovery.source,
                     "balance": self._settings.balance.choice.policy,
@@ -152,17 +131,14 @@ class Sidecar:
                 },
             )
         )
-        # Modules and parts stay for good: a full collection would look through 50 000 objects, 30 ms with every session
-        # waiting, and find nothing.
-        gc.freeze()
         return ""
 
     async def _serve(self, group: asyncio.TaskGroup) -> None:
         await self._stopping.wait()
         grace_s = self._settings.listen.shutdown_grace_s
-        facts = {"reason": self._stop_reason, "sessions": len(self._census.sessions), "grace_s": grace_s}
+        facts = {"reason": self._stop_reason, "sessions": await self._plane.headcount(), "grace_s": grace_s}
         self._report(Report("stopping", facts))
-        drained = group.create_task(self._server.drain(grace_s), name="drain")
+        drained = group.create_task(self._plane.drain(grace_s), name="drain")
         hurried = group.create_task(self._hurried.wait(), name="second signal")
         await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
@@ -170,7 +146,16 @@ class Sidecar:
 
     def _publish(self, snapshot: Snapshot) -> None:
         self._vitals.rejected = snapshot.rejected
-        self._pool.apply(snapshot, asyncio.get_running_loop().time())
+        self._plane.apply(snapshot, asyncio.get_running_loop().time())
+
+
+def _plane(settings: Settings, report: ReportSink, lines_dropped: Callable[[], int]) -> Plane:
+    if settings.listen.workers == 1:
+        return DataPlane(settings, report, lines_dropped)
+    # Only here, since hardly anybody needs it.
+    from proxy.ops.crew import Crew
+
+    return Crew(settings, report, lines_dropped)
 
 
 def _cannot_bind(host: str, port: int, error: OSError, flag: str) -> str:
@@ -188,11 +173,3 @@ def _allow_descriptors(wanted: int) -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and most > soft:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _loop_factory(build: Build) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if build.loop != "uvloop":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop

@@ -6,7 +6,7 @@ choose, and each label has a limit to the number of its values: what is beyond g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -20,10 +20,12 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from proxy.net.census import FAILOVER_BUCKETS_S, OTHER
+from proxy.net.budget import Budget
+from proxy.net.census import FAILOVER_BUCKETS_S, OTHER, Census
 from proxy.ops.vitals import DETACHED, Load, Vitals
 from proxy.session.counters import Counters
 from proxy.upstream.member import EndpointState, EndpointView
+from proxy.upstream.pool import Pool
 
 LABEL_VALUES_MAX = 200
 
@@ -52,15 +54,13 @@ _HELD = {
 
 
 class Telemetry(Collector):
-    """The collector. `render` is what a scrape gets."""
+    """The whole sidecar. `render` is what a scrape gets."""
 
     def __init__(self, vitals: Vitals) -> None:
         self._vitals = vitals
-        self._now = 0.0
-        self._loads: dict[str, Load] = {}
+        self._families: list[Metric] = []
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing beforehand, so that registering collects nothing."""
@@ -68,15 +68,17 @@ class Telemetry(Collector):
 
     async def render(self, accept: str, now: float) -> tuple[bytes, str]:
         """Return a scrape's body and content type; `accept` is the request's header."""
-        self._loads = await self._vitals.loads(now)
-        self._now = now
+        self._families = [self._build(), *await self._vitals.plane.metrics(now), *self._discovery(now)]
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
-    def collect(self) -> Iterator[Metric]:
-        """Read all numbers as they are now."""
+    def collect(self) -> Iterable[Metric]:
+        """Hand over what `render` has read."""
+        return self._families
+
+    def _build(self) -> Metric:
         build = self._vitals.build
-        yield InfoMetricFamily(
+        return InfoMetricFamily(
             "sidehop_build",
             "Which Sidehop this is; compiled says whether the engine is.",
             {
@@ -86,33 +88,58 @@ class Telemetry(Collector):
                 "loop": build.loop,
             },
         )
-        yield from self._sessions()
-        yield from self._memory()
-        yield from self._endpoints(self._vitals.pool.views(self._now))
-        yield from self._failovers()
-        yield from self._discovery()
-        yield _counter("sidehop_log_lines_dropped", "Log lines lost to a slow reader.", self._vitals.lines_dropped())
 
-    def _sessions(self) -> Iterator[Metric]:
-        census = self._vitals.census
+    def _discovery(self, now: float) -> Iterator[Metric]:
+        status = self._vitals.discovery
+        revision = GaugeMetricFamily("sidehop_discovery_revision", "Revision of the registry.", labels=["source"])
+        revision.add_metric([status.source], status.revision)
+        yield revision
+        if status.synced_at is not None:
+            age_s = max(0.0, now - status.synced_at)
+            yield GaugeMetricFamily("sidehop_discovery_age_seconds", "Since the registry last answered.", age_s)
+        yield GaugeMetricFamily("sidehop_discovery_stale", "1 while the last good answer has to do.", status.stale)
+        rejected = len(self._vitals.rejected)
+        yield GaugeMetricFamily("sidehop_discovery_rejected_entries", "Entries not understood.", rejected)
+        yield _counter("sidehop_discovery_errors", "Failed attempts to ask the registry.", status.errors)
+
+
+class Counted:
+    """What one process that serves clients has counted."""
+
+    def __init__(self, census: Census, budget: Budget, pool: Pool, lines_dropped: Callable[[], int]) -> None:
+        self._census = census
+        self._budget = budget
+        self._pool = pool
+        self._itself = OfProcess(lines_dropped)
+
+    def collect(self, loads: Mapping[str, Load], now: float) -> Iterator[Metric]:
+        """Read all numbers as they are now; `loads` is what live sessions hold."""
+        yield from self._sessions(loads)
+        yield from self._memory()
+        yield from self._endpoints(self._pool.views(now), self._pool.usable(now))
+        yield from self._failovers()
+        yield from self._itself.collect()
+
+    def _sessions(self, loads: Mapping[str, Load]) -> Iterator[Metric]:
+        census = self._census
         yield _counter("sidehop_sessions_opened", "Clients that were accepted.", census.sessions_total)
         yield _counters("sidehop_sessions_ended", "Sessions that are over.", "reason", census.sessions_ended)
         yield _counters("sidehop_sessions_refused", "Clients turned away.", "reason", census.sessions_refused)
         # Endpoints that nothing happened at count 0: a rate needs a first value.
-        sums = {name: Counters() for name in self._loads if name != DETACHED} | census.per_endpoint()
-        sums = _bounded_counters(sums, self._loads)
+        sums = {name: Counters() for name in loads if name != DETACHED} | census.per_endpoint()
+        sums = _bounded_counters(sums, loads)
         for attribute, (name, text) in _COUNTED.items():
             values = {endpoint or DETACHED: getattr(sums[endpoint], attribute) for endpoint in sums}
             yield _counters(name, text, "endpoint", values)
         for attribute, (name, text) in _HELD.items():
             gauge = GaugeMetricFamily(name, text, labels=["endpoint"])
-            held = {endpoint: getattr(load, attribute) for endpoint, load in self._loads.items()}
+            held = {endpoint: getattr(load, attribute) for endpoint, load in loads.items()}
             for endpoint, value in _bounded(held).items():
                 gauge.add_metric([endpoint], value)
             yield gauge
 
     def _memory(self) -> Iterator[Metric]:
-        budget = self._vitals.budget
+        budget = self._budget
         text = "Memory that is kept for all clients together."
         yield GaugeMetricFamily("sidehop_retained_bytes", text, value=budget.retained_bytes)
         text = "Its limit, listen.retained_bytes_max."
@@ -120,11 +147,10 @@ class Telemetry(Collector):
         text = "1 while clients wait for it to become less."
         yield GaugeMetricFamily("sidehop_memory_pressed", text, value=budget.pressed)
 
-    def _endpoints(self, views: list[EndpointView]) -> Iterator[Metric]:
-        usable = self._vitals.pool.usable(self._now)
+    def _endpoints(self, views: list[EndpointView], usable: int) -> Iterator[Metric]:
         text = "Brokers that were reached and take new sessions."
         yield GaugeMetricFamily("sidehop_endpoints_usable", text, value=usable)
-        panic = self._vitals.pool.panicking()
+        panic = self._pool.panicking()
         yield GaugeMetricFamily("sidehop_pool_panic", "1 while too few brokers are well and health is ignored.", panic)
         state = GaugeMetricFamily(
             "sidehop_endpoint_state", "1 for the state a broker is in, 0 for the others.", labels=["endpoint", "state"]
@@ -147,7 +173,7 @@ class Telemetry(Collector):
         yield from (state, response, ejections, probes)
 
     def _failovers(self) -> Iterator[Metric]:
-        census = self._vitals.census
+        census = self._census
         yield _counters("sidehop_failovers", "Sessions that needed another broker.", "reason", census.failovers)
         yield _counter("sidehop_failovers_failed", "Failovers that found no broker in time.", census.failovers_failed)
         running, buckets = 0, []
@@ -162,18 +188,18 @@ class Telemetry(Collector):
         )
         yield _counter("sidehop_session_moves", "Sessions that left a broker while it was well.", census.moves)
 
-    def _discovery(self) -> Iterator[Metric]:
-        status = self._vitals.discovery
-        revision = GaugeMetricFamily("sidehop_discovery_revision", "Revision of the registry.", labels=["source"])
-        revision.add_metric([status.source], status.revision)
-        yield revision
-        if status.synced_at is not None:
-            age_s = max(0.0, self._now - status.synced_at)
-            yield GaugeMetricFamily("sidehop_discovery_age_seconds", "Since the registry last answered.", age_s)
-        yield GaugeMetricFamily("sidehop_discovery_stale", "1 while the last good answer has to do.", status.stale)
-        rejected = len(self._vitals.rejected)
-        yield GaugeMetricFamily("sidehop_discovery_rejected_entries", "Entries not understood.", rejected)
-        yield _counter("sidehop_discovery_errors", "Failed attempts to ask the registry.", status.errors)
+
+class OfProcess:
+    """What any process of a sidecar counts of itself."""
+
+    def __init__(self, lines_dropped: Callable[[], int]) -> None:
+        self._lines_dropped = lines_dropped
+        self._system = ProcessCollector(registry=None)
+
+    def collect(self) -> Iterator[Metric]:
+        """Read all numbers as they are now."""
+        yield _counter("sidehop_log_lines_dropped", "Log lines lost to a slow reader.", self._lines_dropped())
+        yield from self._system.collect()
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

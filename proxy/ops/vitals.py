@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxy.net.budget import Budget
-from proxy.net.census import Census
+from prometheus_client.core import Metric
+
+from proxy.net.census import SessionView
 from proxy.ops.build import Build
-from proxy.upstream.endpoint import DiscoveryStatus, Rejected
-from proxy.upstream.pool import Pool
+from proxy.upstream.endpoint import DiscoveryStatus, Rejected, Snapshot
+from proxy.upstream.member import EndpointView
 
 # The name that stands for the endpoint of sessions that have none at the moment. No endpoint can be called so, since
 # its name would come from a registry key or an address.
 DETACHED = "(detached)"
-_SLICE = 200
-
-
-class Listener(Protocol):
-    """What is asked of the server."""
-
-    @property
-    def listening(self) -> bool:
-        """Whether clients can connect."""
-        ...
 
 
 @dataclass(slots=True)
@@ -42,33 +32,90 @@ class Load:
 
 
 @dataclass(slots=True)
+class Condition:
+    """How well clients can be served at this moment: what speaks against it on our side, and the brokers."""
+
+    troubles: list[str] = field(default_factory=list)
+    endpoints: list[EndpointView] = field(default_factory=list)
+    usable: int = 0
+    panic: bool = False
+
+
+@dataclass(slots=True)
+class SessionPage:
+    """Some of the live sessions, and how many there are."""
+
+    sessions: list[SessionView]
+    total: int
+
+
+class Plane(Protocol):
+    """Everything that serves clients: in this process (`plane.DataPlane`), or in several others (`crew.Crew`).
+
+    `now` is monotonic seconds. `start` raises `OSError` where the address is taken; `run` serves until cancelled.
+    """
+
+    @property
+    def port(self) -> int:
+        """The port that clients connect to, once started."""
+        ...
+
+    async def start(self) -> None:
+        """Accept clients from here on."""
+        ...
+
+    async def run(self) -> None:
+        """Do what has to be done all the time."""
+        ...
+
+    def apply(self, snapshot: Snapshot, now: float) -> None:
+        """Take a whole answer of discovery."""
+        ...
+
+    async def headcount(self) -> int:
+        """Count the live sessions."""
+        ...
+
+    async def drain(self, grace_s: float) -> None:
+        """Go on serving until the last client has left, or the grace is over."""
+        ...
+
+    async def close(self) -> int:
+        """Accept nobody any more, and end what is left. Returns how many sessions that cut."""
+        ...
+
+    async def condition(self, now: float) -> Condition:
+        """Look whether a client that connects now would be served."""
+        ...
+
+    async def loads(self, now: float) -> dict[str, Load]:
+        """Sum up the live sessions per endpoint, every known endpoint included."""
+        ...
+
+    async def metrics(self, now: float) -> Iterable[Metric]:
+        """Read all numbers as they are now."""
+        ...
+
+    async def sessions(self, offset: int, limit: int, now: float) -> SessionPage:
+        """Describe `limit` live sessions at most, beginning with that number `offset`, oldest first."""
+        ...
+
+
+@dataclass(slots=True)
 class Vitals:
     """The parts of a running sidecar, to be read only. `stop` ends the process as a SIGTERM does."""
 
     build: Build
-    census: Census
-    budget: Budget
-    pool: Pool
+    plane: Plane
     discovery: DiscoveryStatus
-    listener: Listener
-    lines_dropped: Callable[[], int]
     stop: Callable[[str], None]
     rejected: tuple[Rejected, ...] = ()
 
-    def not_ready(self, now: float) -> list[str]:
+    def not_ready(self, condition: Condition) -> list[str]:
         """Why a client that connects now would not get a broker; empty if it would."""
-        reasons = []
-        if not self.listener.listening:
-            reasons.append("the listener is not up")
-        if self.budget.full:
-            kept, limit = self.budget.retained_bytes, self.budget.limit_bytes
-            reasons.append(f"{kept} bytes are kept for clients, listen.retained_bytes_max is {limit}")
-        if not self.pool.usable(now):
-            reasons.append(self._no_broker(now))
-        return reasons
+        return condition.troubles if condition.usable else [*condition.troubles, self._no_broker(condition.endpoints)]
 
-    def _no_broker(self, now: float) -> str:
-        views = self.pool.views(now)
+    def _no_broker(self, views: list[EndpointView]) -> str:
         if views:
             told = "; ".join(f"{view.name} is {view.state}: {view.cause or 'no reason known'}" for view in views[:10])
             return f"no broker is usable: {told}"
@@ -76,23 +123,3 @@ class Vitals:
             why = f": {self.discovery.last_error}" if self.discovery.last_error else ""
             return f"discovery ({self.discovery.source}) has not answered yet{why}"
         return f"discovery ({self.discovery.source}) names no broker"
-
-    async def loads(self, now: float) -> dict[str, Load]:
-        """Sum up the live sessions per endpoint, every known endpoint included.
-
-        Ten thousand sessions take some 50 ms to describe, so other work gets its turn every few of them.
-        """
-        loads = {view.name: Load() for view in self.pool.views(now)}
-        for number, session in enumerate(list(self.census.sessions.values()), start=1):
-            view = session.view(now)
-            load = loads.setdefault(view.endpoint or DETACHED, Load())
-            load.sessions += 1
-            load.channels += view.channels
-            load.consumers += view.consumers
-            load.unsettled_publishes += view.unsettled_publishes
-            load.unsettled_bytes += view.unsettled_bytes
-            load.outstanding_deliveries += view.outstanding_deliveries
-            load.parked_bytes += view.parked_bytes
-            if number % _SLICE == 0:
-                await asyncio.sleep(0)
-        return loads

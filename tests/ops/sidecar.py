@@ -1,17 +1,14 @@
 """The parts of a sidecar without its sockets to clients, for tests of what the operator sees."""
 
-import random
 from dataclasses import replace
 
-from proxy.net.budget import Budget
-from proxy.net.census import Census, SessionView
+from proxy.net.census import SessionView
 from proxy.ops.build import Build
+from proxy.ops.plane import DataPlane
 from proxy.ops.vitals import Vitals
 from proxy.session.counters import Counters
-from proxy.upstream.balance import BalancePolicy, load_balancer
+from proxy.settings import Settings
 from proxy.upstream.endpoint import DiscoveryStatus, Endpoint, Snapshot
-from proxy.upstream.health import HealthPolicy
-from proxy.upstream.pool import Pool, PoolPolicy
 
 VIEW = SessionView(
     id="1",
@@ -57,31 +54,29 @@ class Session:
 class Listener:
     listening = True
 
+    def __init__(self, budget):
+        self.budget = budget
+
 
 class Sidecar:
-    """Real pool, census and status; `stopped` collects why it was asked to stop."""
+    """A real plane that does not listen, and status; `stopped` collects why it was asked to stop."""
 
     def __init__(self, *endpoints):
-        rng = random.Random(1)
         self.reports = []
-        self.pool = Pool(
-            PoolPolicy(), HealthPolicy(), load_balancer("p2c", BalancePolicy(), rng), rng, self.reports.append
-        )
+        self.dropped = 0
+        self.plane = DataPlane(Settings(), self.reports.append, lambda: self.dropped)
+        self.pool, self.census = self.plane.pool, self.plane.census
+        self.budget = self.plane.server.budget
+        self.budget.limit_bytes = 1_000_000
+        self.budget._sessions = lambda: list(self.census.sessions.values())
+        self.listener = self.plane.server = Listener(self.budget)
         if endpoints:
             self.pool.apply(Snapshot(tuple(Endpoint(name, name, 5672) for name in endpoints)), 0.0)
-        self.census = Census(self.pool.knows)
-        self.listener = Listener()
-        self.budget = Budget(1_000_000, lambda: list(self.census.sessions.values()), self.reports.append)
         self.stopped = []
-        self.dropped = 0
         self.vitals = Vitals(
             build=Build("1.2.3", "3.11.7", True, "uvloop"),
-            census=self.census,
-            budget=self.budget,
-            pool=self.pool,
+            plane=self.plane,
             discovery=DiscoveryStatus(source="etcd"),
-            listener=self.listener,
-            lines_dropped=lambda: self.dropped,
             stop=self.stopped.append,
         )
 

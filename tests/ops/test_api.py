@@ -84,11 +84,11 @@ async def test_not_ready_while_nothing_more_may_be_kept(admin):
 async def test_not_ready_before_discovery_has_answered_tells_its_error():
     sidecar = Sidecar()
     sidecar.vitals.discovery.last_error = "http://etcd:2379: refused"
-    assert sidecar.vitals.not_ready(0.0) == [
+    assert sidecar.vitals.not_ready(await sidecar.plane.condition(0.0)) == [
         "discovery (etcd) has not answered yet: http://etcd:2379: refused",
     ]
     sidecar.vitals.discovery.synced_at = 1.0
-    assert sidecar.vitals.not_ready(2.0) == ["discovery (etcd) names no broker"]
+    assert sidecar.vitals.not_ready(await sidecar.plane.condition(2.0)) == ["discovery (etcd) names no broker"]
 
 
 async def test_endpoints_tell_state_sessions_discovery_and_rejected_entries(admin):

@@ -195,3 +195,16 @@ def test_what_libraries_log_becomes_a_report(pipe):
             root.removeHandler(handler)
     (line,) = map(json.loads, lines_of(pipe, log))
     assert (line["event"], line["library"]) == ("library_complained", "asyncio")
+
+
+def test_lines_of_several_processes_on_one_pipe_do_not_mix(pipe):
+    writers = [LineWriter(pipe[1], 1 << 20) for _ in range(4)]
+    lines = [bytes([ord("a") + number]) * 700 + b"\n" for number in range(4)]
+    for _ in range(300):  # far more than the pipe holds, so that every writer has to wait within what it writes
+        for writer, line in zip(writers, lines, strict=True):
+            writer.write(line)
+    with os.fdopen(os.dup(pipe[0]), "rb") as reader:
+        read = [reader.readline() for _ in range(1200)]
+    assert sorted(read) == sorted(lines * 300)
+    for writer in writers:
+        writer.close()

@@ -1,6 +1,7 @@
 """The life of the real process: start, addresses in use, signals, and what it writes meanwhile."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -81,17 +82,23 @@ def start():
         process.running.communicate()
 
 
+@pytest.fixture(params=[1, 2], ids=["alone", "two workers"])
+def workers(request):
+    """The environment of a process that serves clients itself, and of one that has them served."""
+    return {"SIDEHOP_LISTEN__WORKERS": str(request.param)}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_without_clients_a_signal_ends_it_in_order(start, number):
-    process = start()
+def test_without_clients_a_signal_ends_it_in_order(start, number, workers):
+    process = start(environment=workers)
     process.running.send_signal(number)
     assert process.wait_for("stopping")["reason"] == number.name
     assert process.end() == (0, "stopped")
     assert process.running.stderr.read() == ""
 
 
-def test_a_client_is_served_and_new_ones_are_accepted_until_the_last_has_gone(start):
-    process = start()
+def test_a_client_is_served_and_new_ones_are_accepted_until_the_last_has_gone(start, workers):
+    process = start(environment=workers)
     with process.connect():
         process.running.send_signal(signal.SIGTERM)
         assert process.wait_for("stopping")["sessions"] == 1
@@ -102,16 +109,16 @@ def test_a_client_is_served_and_new_ones_are_accepted_until_the_last_has_gone(st
     assert process.end() == (0, "stopped")
 
 
-def test_the_grace_period_bounds_that(start):
-    process = start(environment={"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "0.2"})
+def test_the_grace_period_bounds_that(start, workers):
+    process = start(environment={"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "0.2", **workers})
     with process.connect():
         process.running.send_signal(signal.SIGTERM)
         assert process.end() == (0, "stopped")
         assert process.lines[-1]["sessions_cut"] == 1
 
 
-def test_a_second_signal_ends_it_at_once(start):
-    process = start(environment={"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "3600"})
+def test_a_second_signal_ends_it_at_once(start, workers):
+    process = start(environment={"SIDEHOP_LISTEN__SHUTDOWN_GRACE_S": "3600", **workers})
     with process.connect():
         process.running.send_signal(signal.SIGTERM)
         process.wait_for("stopping")
@@ -128,14 +135,39 @@ def test_quitquitquit_is_a_polite_signal_and_repeating_it_is_not_impolite(start)
     assert process.end() == (0, "stopped")
 
 
+def test_workers_leave_signals_to_the_process_that_started_them(start):
+    process = start(environment={"SIDEHOP_LISTEN__WORKERS": "2"})
+    pids = [line["pid"] for line in process.lines if line["event"] == "worker_started"]
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    with process.connect():
+        process.running.send_signal(signal.SIGTERM)
+        assert process.wait_for("stopping")["sessions"] == 1
+    assert process.end() == (0, "stopped")
+    assert [line for line in process.lines if line["event"] == "worker_died"] == []
+
+
+def test_workers_end_with_the_process_that_started_them(start):
+    process = start(environment={"SIDEHOP_LISTEN__WORKERS": "2"})
+    with process.connect() as client:
+        process.running.kill()
+        while client.recv(4096):
+            pass
+    # Standard output ends when the last process that has it does.
+    assert process.end() == (-signal.SIGKILL, "session_closed")
+
+
 @pytest.mark.parametrize("flag", ["--listen", "--admin"])
-def test_an_address_in_use_is_told_with_exit_code_1(flag):
+def test_an_address_in_use_is_told_with_exit_code_1(flag, workers):
     other = "--admin" if flag == "--listen" else "--listen"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = subprocess.run(
             [sys.executable, "-m", "proxy", "run", "--node", "mq1", flag, address, other, "127.0.0.1:0"],
             cwd=ROOT,
+            env={"PATH": "/usr/bin:/bin", **workers},
             capture_output=True,
             text=True,
             timeout=120,
@@ -148,8 +180,8 @@ def test_an_address_in_use_is_told_with_exit_code_1(flag):
     )
 
 
-def test_an_unreadable_certificate_is_refused_with_exit_code_2():
-    environment = {"SIDEHOP_DIAL__TLS_CA": "/nonexistent.pem", "PATH": "/usr/bin:/bin"}
+def test_an_unreadable_certificate_is_refused_with_exit_code_2(workers):
+    environment = {"SIDEHOP_DIAL__TLS_CA": "/nonexistent.pem", "PATH": "/usr/bin:/bin", **workers}
     result = subprocess.run(
         [sys.executable, "-m", "proxy", "run", "--node", "mq1", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],
         cwd=ROOT,
@@ -163,10 +195,10 @@ def test_an_unreadable_certificate_is_refused_with_exit_code_2():
     assert "dial.tls_ca" in result.stderr
 
 
-def test_a_broker_that_is_not_there_makes_it_not_ready_and_says_why(start):
+def test_a_broker_that_is_not_there_makes_it_not_ready_and_says_why(start, workers):
     with socket.create_server(("127.0.0.1", 0)) as once_there:
         node = f"127.0.0.1:{once_there.getsockname()[1]}"
-    process = start(nodes=(node,))
+    process = start(nodes=(node,), environment=workers)
     while process.wait_for("endpoint_state")["state"] != "down":
         pass
     status, body = process.get("/readyz")
@@ -216,8 +248,9 @@ def plug_in(tmp_path):
     return {"PYTHONPATH": str(tmp_path), "SIDEHOP_DISCOVERY__SOURCE": "mine"}
 
 
-def test_a_discovery_of_a_third_party_is_used_and_gets_its_options(start, plug_in):
-    process = start(nodes=(), environment={**plug_in, "SIDEHOP_DISCOVERY__OPTIONS__HOST": "127.0.0.1"})
+def test_a_discovery_of_a_third_party_is_used_and_gets_its_options(start, plug_in, workers):
+    environment = {**plug_in, **workers, "SIDEHOP_DISCOVERY__OPTIONS__HOST": "127.0.0.1"}
+    process = start(nodes=(), environment=environment)
     process.wait_for("discovery_rejected")
     body = json.loads(process.get("/api/v1/endpoints")[1])
     assert [endpoint["address"] for endpoint in body["endpoints"]] == ["127.0.0.1:1"]
@@ -241,7 +274,7 @@ def test_a_bug_in_a_part_of_the_process_ends_it_with_the_stack_in_the_log(start,
     assert process.running.stderr.read() == "sidehop: a part of it failed; the log has the stack\n"
 
 
-def test_planted_secrets_appear_nowhere(start, tmp_path):
+def test_planted_secrets_appear_nowhere(start, tmp_path, workers):
     secret = "hunter2-of-the-test"
     (tmp_path / "etcd-password").write_text(secret)
     environment = {
@@ -251,6 +284,7 @@ def test_planted_secrets_appear_nowhere(start, tmp_path):
         "SIDEHOP_DISCOVERY__ETCD__PASSWORD_FILE": str(tmp_path / "etcd-password"),
         "SIDEHOP_DISCOVERY__OPTIONS__TOKEN": secret,
         "SIDEHOP_LOG__LEVEL": "debug",
+        **workers,
     }
     # An etcd that refuses, so that errors about a login with a password are written too.
     process = start("--etcd", "http://127.0.0.1:1", nodes=(), environment=environment)
