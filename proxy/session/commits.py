@@ -36,10 +36,7 @@ class Commits:
         pieces = channel.release()
         commit = channel.pending[0].commit if channel.pending else None
         size = sum(map(len, pieces))
-        if (
-            commit is None
-            or load.unsettled_bytes + commit.astray_bytes + size > load.unsettled_bytes_max
-        ):
+        if commit is None or load.unsettled_bytes + commit.astray_bytes + size > load.unsettled_bytes_max:
             journal.counters.returns += 1
             journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
             return
