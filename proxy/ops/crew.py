@@ -92,7 +92,7 @@ class Worker:
         """Let it know the brokers."""
         self._intercom.say(Question("brokers", snapshot=snapshot))
 
-    async def ask(self, question: Question, kind: type[T], limit_s: float | None = None) -> T | None:
+    async def ask(self, question: Question, kind: type[T], limit_s: float = ANSWER_MAX_S) -> T | None:
         """Wait for its answer. None if it is gone, or too slow."""
         if self.gone:
             return None
@@ -100,7 +100,7 @@ class Worker:
         self._waiting.append(answer)
         self._intercom.say(question)
         try:
-            async with asyncio.timeout(ANSWER_MAX_S if limit_s is None else limit_s):
+            async with asyncio.timeout(limit_s):
                 return msgspec.msgpack.decode(await answer, type=kind)
         except (EOFError, TimeoutError):
             return None
@@ -187,7 +187,6 @@ class Crew:
         )
         for each in self._reservation.sockets:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._settings = _share(self._settings, self.port)
         self._first = await asyncio.gather(*(self._hire() for _ in range(listen.workers)))
 
     async def run(self) -> None:
@@ -289,7 +288,7 @@ class Crew:
         self._hired += 1
         number = self._hired
         try:
-            worker = await Worker.start(number, self._settings)
+            worker = await Worker.start(number, _share(self._settings, self.port))
         except OSError as error:
             self._report(Report("worker_died", {"worker": number, "reason": f"it could not be started: {error}"}))
             return None
