@@ -19,6 +19,8 @@ class Pulse:
         self._journal = journal
         self.client_heard_at = journal.now
         self._client_said_at = journal.now
+        # When the client was last heard, if its silence since then is excused.
+        self._excused_since: float | None = None
         # The engine's own limits allow the client to go on.
         self.reading = True
         # Since when the shell lets them wait, None while it does not.
@@ -54,7 +56,7 @@ class Pulse:
         if beat:
             due.append(self._client_said_at + self._client_interval_s())
             if self._client_is_read():
-                due.append(self.client_heard_at + MISSED_HEARTBEATS * beat)
+                due.append(self._silent_at(beat))
         for uplink in self._journal.uplinks:
             if uplink.heartbeat_s:
                 due.append(uplink.said_at + uplink.heartbeat_s / 2)
@@ -72,17 +74,33 @@ class Pulse:
                 uplink.out.append(HEARTBEAT_FRAME)
 
     def client_silent(self) -> bool:
-        """The client has missed its heartbeats."""
+        """The client has missed its heartbeats.
+
+        One that waits for us gets `failover_timeout_s` more: libraries that block in a call send none meanwhile.
+        """
         beat = self._journal.client_heartbeat_s
-        if not beat or not self._client_is_read():
+        if not beat or not self._client_is_read() or self._journal.now < self._silent_at(beat):
             return False
-        return self._journal.now >= self.client_heard_at + MISSED_HEARTBEATS * beat
+        if self._excused_since == self.client_heard_at or not self._client_waits():
+            return True
+        self._excused_since = self.client_heard_at
+        return False
 
     def broker_silent(self, uplink: Uplink) -> bool:
         """A broker has missed its heartbeats: its socket may be open, it hangs all the same."""
         if not uplink.heartbeat_s or self.broker_unread_at is not None:
             return False
         return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s
+
+    def _silent_at(self, beat_s: float) -> float:
+        excused = self._excused_since == self.client_heard_at
+        grace_s = self._journal.policy.failover_timeout_s if excused else 0.0
+        return self.client_heard_at + MISSED_HEARTBEATS * beat_s + grace_s
+
+    def _client_waits(self) -> bool:
+        journal = self._journal
+        waiting = (each.pending or each.parked or each.committing or each.unsettled for each in journal.live_channels())
+        return not journal.attached or any(waiting)
 
     def _client_is_read(self) -> bool:
         return self.reading and self.client_unread_at is None

@@ -1,9 +1,12 @@
-"""A peer that the shell does not read, because the other one is slow, is not taken for silent."""
+"""Whose silence means something: not that of a peer that is not read, nor for long that of a client that waits."""
 
 from __future__ import annotations
 
-from tests.support.engine import After, FromBroker, Reported, running
-from tests.support.engine_frames import HEARTBEAT
+import pytest
+
+from proxy.amqp import methods as m
+from tests.support.engine import After, FromBroker, FromClient, Reported, running, with_channel
+from tests.support.engine_frames import HEARTBEAT, get_empty, on, publish
 
 
 def reports_of_an_hour(story) -> list[str]:
@@ -31,3 +34,22 @@ def test_a_client_that_is_not_read_for_the_broker_s_sake_is_not_missed() -> None
     story = story >> After(19.9)
     assert story.session.ending.client_here
     assert not (story >> After(0.2)).forget().session.ending.client_here
+
+
+def gone(story, wait_s: float) -> bool:
+    return not (story >> After(wait_s)).forget().session.ending.client_here
+
+
+@pytest.mark.parametrize("said", [on(1, m.BasicGet(0, b"q", False)), publish(1)])
+def test_a_client_that_waits_for_an_answer_may_be_silent_for_as_long_as_that_may_take(said: bytes) -> None:
+    story = (with_channel(heartbeat_s=3600, beat_s=10) >> FromClient(said)).forget()
+    assert not gone(story, 79.9)
+    assert gone(story, 0.2)
+
+
+def test_but_not_beyond_its_answer() -> None:
+    story = (with_channel(heartbeat_s=3600, beat_s=10) >> FromClient(on(1, m.BasicGet(0, b"q", False)))).forget()
+    assert not gone(story, 30.0)
+    story = (story >> FromBroker(get_empty(1))).forget()
+    assert not gone(story >> FromClient(HEARTBEAT), 19.9)
+    assert gone(story, 0.2)
