@@ -248,11 +248,16 @@ def _declare(brokers: stand.Cluster, run: str, queue_type: str) -> None:
 
 def _drain(brokers: stand.Cluster, run: str, queue_type: str) -> list[tuple[int, bool]]:
     """Everything that is still in the queue, past every proxy; then it is deleted. A stream keeps what was read."""
-    drained = []
+    drained: list[tuple[int, bool]] = []
     with _direct(brokers) as connection:
         channel = connection.channel()
-        while queue_type != "stream" and (found := channel.basic_get(queue_name(run), auto_ack=True))[0] is not None:
-            drained.append((_number_in(found[2], run), bool(found[0].redelivered)))
+        if queue_type != "stream":
+            # One by one with basic.get would take minutes for what a slow consumer has left.
+            for method, _, body in channel.consume(queue_name(run), auto_ack=True, inactivity_timeout=SILENCE_S):
+                if method is None:
+                    break
+                drained.append((_number_in(body, run), bool(method.redelivered)))
+            channel.cancel()
         channel.queue_delete(queue_name(run))
     return drained
 
