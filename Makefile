@@ -52,9 +52,9 @@ drill: ## every workload, queue type and fault through Sidehop, a table of what 
 	@deploy/lab/packages.sh rabbitmq etcd haproxy compiler librabbitmq-dev
 	@exec .venv/bin/python -m benchmarks.drill --all $(ARGS)
 
-bench: ## throughput and latency, side by side with HAProxy and a direct connection
+bench: ## throughput and latency, side by side with HAProxy, nginx and a direct connection
 	@deploy/lab/venv.sh dev
-	@deploy/lab/packages.sh rabbitmq etcd haproxy compiler
+	@deploy/lab/packages.sh rabbitmq etcd haproxy nginx compiler
 	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 lab: install ## only the lab: etcd and three brokers, registered, in the background

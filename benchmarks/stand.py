@@ -1,4 +1,4 @@
-"""The processes that the benchmarks run against: a cluster of brokers, HAProxy, Sidehop.
+"""The processes that the benchmarks run against: a cluster of brokers, HAProxy, nginx, Sidehop.
 
 Whatever is started here is ended here, by its own process id; nothing else on the machine is touched.
 """
@@ -20,6 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from benchmarks.rivals import NGINX, haproxy_config, nginx_config
+from benchmarks.rivals import haproxy_installed as haproxy_installed  # asked by the drill and the footprint
 
 ROOT = Path(__file__).parent.parent
 CLUSTER_SCRIPT = ROOT / "deploy" / "lab" / "cluster.sh"
@@ -59,6 +62,10 @@ class Ports:
     @property
     def fake_broker(self) -> int:
         return self.base + 103
+
+    @property
+    def nginx(self) -> int:
+        return self.base + 106
 
     @property
     def beside(self) -> Ports:
@@ -193,31 +200,6 @@ class Program:
                 self.process.wait()
 
 
-def haproxy_installed() -> bool:
-    return shutil.which("haproxy") is not None
-
-
-def haproxy_config(listen: int, endpoints: Sequence[str]) -> str:
-    """HAProxy as one would put it beside RabbitMQ: TCP, health-checked, round robin, one thread like Sidehop."""
-    servers = "\n".join(
-        f"  server mq{n} {endpoint} check inter 500ms fall 2 rise 1" for n, endpoint in enumerate(endpoints, 1)
-    )
-    return f"""global
-  nbthread 1
-  maxconn 8192
-defaults
-  mode tcp
-  timeout connect 2s
-  timeout client 1h
-  timeout server 1h
-  option redispatch
-listen amqp
-  bind 127.0.0.1:{listen}
-  balance roundrobin
-{servers}
-"""
-
-
 @contextlib.contextmanager
 def haproxy(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Program]:
     """HAProxy in front of the endpoints, listening on `ports.haproxy`."""
@@ -226,6 +208,19 @@ def haproxy(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Pr
     program = Program("haproxy", ["haproxy", "-db", "-f", str(config)], folder / "haproxy.log")
     try:
         await_listening(program, ports.haproxy)
+        yield program
+    finally:
+        program.stop()
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iterator[Program]:
+    """Nginx in front of the endpoints, listening on `ports.nginx`."""
+    config = folder / "nginx.conf"
+    config.write_text(nginx_config(folder, ports.nginx, endpoints))
+    program = Program("nginx", ["nginx", "-c", str(config), "-e", "stderr"], folder / "nginx.log")
+    try:
+        await_listening(program, ports.nginx)
         yield program
     finally:
         program.stop()
@@ -306,6 +301,9 @@ def way(mode: str, folder: Path, ports: Ports, endpoints: Sequence[str]) -> Iter
     elif mode == "haproxy":
         with haproxy(folder, ports, endpoints) as program:
             yield Way([f"127.0.0.1:{ports.haproxy}"], program)
+    elif mode == NGINX:
+        with nginx(folder, ports, endpoints) as program:
+            yield Way([f"127.0.0.1:{ports.nginx}"], program)
     else:
         settings: dict[str, str] = {}
         if mode == ONCE:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.throughput`: messages per second and round trips, direct, through HAProxy, through Sidehop.
+"""`python -m benchmarks.throughput`: messages per second and round trips, direct, through HAProxy, nginx and Sidehop.
 
 Against a broker that costs nothing (so that the proxy is what is measured) and against a real one (so that it is seen
 how much of that an application would notice). The machine's other work is in the figures: compare the ratios.
@@ -13,10 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import stand
+from benchmarks import rivals, stand
 from benchmarks.throughput import table
 from benchmarks.throughput.rig import Case, Rig, Sample
 
+MODES = ("direct", "haproxy", rivals.NGINX, "sidehop")
+WAYS = (*MODES, stand.ONCE)
 KINDS = ("confirm", "publish", "consume", "trip")
 SIZES_BYTES = (100, 1024, 16384, 131072)
 # The real broker is the bottleneck; two sizes show it, and it has no flood for the consumer.
@@ -32,9 +34,9 @@ def main() -> int:
         f"{asked.rounds} rounds of {asked.seconds} s; medians; the ratio is of neighbours in the same round",
         f"{stand.circumstances()}; the cores are shared by both ends and the proxy",
     ]
-    if "haproxy" in modes and not stand.haproxy_installed():
-        modes.remove("haproxy")
-        notes.append("haproxy is not installed (apt-get install haproxy): no ratios")
+    for mode, remedy in rivals.missing_proxies(modes).items():
+        modes.remove(mode)
+        notes.append(f"{mode} is not installed ({remedy}){': no ratios' if mode == 'haproxy' else ''}")
     ports = stand.Ports(asked.port_base)
     samples: list[Sample] = []
     try:
@@ -94,7 +96,7 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--modes", default=",".join(stand.MODES), help=f"of {','.join(stand.WAYS)}; default %(default)s")
+    add("--modes", default=",".join(MODES), help=f"of {','.join(WAYS)}; default %(default)s")
     add("--brokers", nargs="+", choices=["fake", "real"], default=["fake", "real"])
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="against the fake broker")
     add("--sizes", nargs="+", type=int, default=list(SIZES_BYTES), metavar="BYTES", help="against the fake broker")
@@ -102,10 +104,10 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=2.0, help="of each measurement; default %(default)s")
     add("--json", metavar="FILE")
     add("--markdown", metavar="FILE")
-    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 106 ports; default %(default)s")
+    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 107 ports; default %(default)s")
     asked = parser.parse_args()
-    if unknown := set(asked.modes.split(",")) - set(stand.WAYS):
-        parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(stand.WAYS)}")
+    if unknown := set(asked.modes.split(",")) - set(WAYS):
+        parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(WAYS)}")
     return asked
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # packages.sh NAME... - make sure that these are here, from the distribution's packages where they are missing.
 #
-# NAME is rabbitmq, etcd, haproxy, compiler (of C) or a package of the distribution. Their services are neither started nor enabled, and
-# a service that is there already is left as it is. Without anything to install it does nothing and needs no rights.
+# NAME is rabbitmq, etcd, haproxy, nginx (with its stream module), compiler (of C) or a package of the distribution.
+# Their services are neither started nor enabled, and a service that is there already is left as it is. Without anything to install it does nothing and needs no rights.
 set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 
@@ -34,6 +34,7 @@ missing_for() {
       fi
       ;;
     haproxy) has haproxy || [ -x /usr/sbin/haproxy ] || echo haproxy ;;
+    nginx) has nginx || [ -x /usr/sbin/nginx ] || echo nginx-light libnginx-mod-stream ;;
     compiler) has gcc || has cc || echo gcc libc6-dev ;;
     *) is_installed "$1" || echo "$1" ;;
   esac
@@ -61,7 +62,7 @@ forbid_start() {
   trap allow_start EXIT
   trap 'exit 130' INT TERM HUP
   # shellcheck disable=SC2016  # $1 and $@ are for the file that is written
-  printf '#!/bin/sh\ncase "$1" in rabbitmq-server*|etcd*|haproxy*|epmd*) exit 101;; esac\n%s\n' \
+  printf '#!/bin/sh\ncase "$1" in rabbitmq-server*|etcd*|haproxy*|nginx*|epmd*) exit 101;; esac\n%s\n' \
     "${saved:+exec $saved \"\$@\"}" | "${as_root[@]}" tee $policy >/dev/null
   "${as_root[@]}" chmod 755 $policy
 }
@@ -79,6 +80,7 @@ disable_new_services() {
   for package in "$@"; do
     case $package in
       rabbitmq-server | haproxy) "${as_root[@]}" systemctl disable "$package.service" ;;
+      nginx-light) "${as_root[@]}" systemctl disable nginx.service ;;
       etcd | etcd-server) "${as_root[@]}" systemctl disable etcd.service ;;
     esac
   done >>"$log" 2>&1 || true
