@@ -11,19 +11,20 @@ import contextlib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import rivals, stand
 from benchmarks.throughput import table
-from benchmarks.throughput.rig import Case, Rig, Sample
+from benchmarks.throughput.rig import AFTER, KINDS, SMALL_ONLY, Case, Rig, Sample
 
 MODES = ("direct", "haproxy", rivals.NGINX, "sidehop")
 WAYS = (*MODES, stand.ONCE)
-KINDS = ("confirm", "publish", "consume", "trip")
 SIZES_BYTES = (100, 1024, 16384, 131072)
 # The real broker is the bottleneck; two sizes show it, and it has no flood for the consumer.
 REAL_KINDS = ("confirm", "publish", "trip")
 REAL_SIZES_BYTES = (100, 16384)
+SMALL_BYTES = (100,)
 
 
 def main() -> int:
@@ -37,6 +38,9 @@ def main() -> int:
     for mode, remedy in rivals.missing_proxies(modes).items():
         modes.remove(mode)
         notes.append(f"{mode} is not installed ({remedy}){': no ratios' if mode == 'haproxy' else ''}")
+    _say(
+        f"this takes about {minutes(asked, len(modes)):.0f} minutes; --rounds, --seconds, --kinds and --sizes ask less"
+    )
     ports = stand.Ports(asked.port_base)
     samples: list[Sample] = []
     try:
@@ -44,11 +48,11 @@ def main() -> int:
             folder = Path(name)
             rig = Rig(folder)
             if "fake" in asked.brokers:
-                cases = [Case("fake", k, s) for k in asked.kinds for s in (asked.sizes if k != "trip" else (100,))]
+                cases = _cases("fake", asked.kinds, asked.sizes)
                 with rig.broker(ports.fake_broker) as address:
                     _rounds(asked, modes, rig, cases, [address], ports, folder, samples)
             if "real" in asked.brokers:
-                cases = [Case("real", k, s) for k in REAL_KINDS for s in (REAL_SIZES_BYTES if k != "trip" else (100,))]
+                cases = _cases("real", REAL_KINDS, REAL_SIZES_BYTES)
                 with stand.cluster(folder / "brokers", ports) as brokers:
                     # One node only: a queue on another one would measure the brokers' own network.
                     _rounds(asked, modes, rig, cases, list(brokers.endpoints[:1]), ports, folder, samples)
@@ -63,6 +67,17 @@ def main() -> int:
         Path(asked.markdown).write_text(text)
     print(text)
     return 0
+
+
+def _cases(broker: str, kinds: Sequence[str], sizes_bytes: Sequence[int]) -> list[Case]:
+    return [Case(broker, kind, size) for kind in kinds for size in (SMALL_BYTES if kind in SMALL_ONLY else sizes_bytes)]
+
+
+def minutes(asked: argparse.Namespace, modes: int) -> float:
+    """About how long it takes, from what one measurement takes beyond its own seconds on two cores."""
+    cases = len(_cases("fake", asked.kinds, asked.sizes)) if "fake" in asked.brokers else 0
+    cases += len(_cases("real", REAL_KINDS, REAL_SIZES_BYTES)) if "real" in asked.brokers else 0
+    return (cases * modes * asked.rounds * (asked.seconds + 0.5) + 40 * ("real" in asked.brokers)) / 60
 
 
 def _rounds(
@@ -82,7 +97,7 @@ def _rounds(
                 # Each round begins with another way, so that none is always first after a pause.
                 for mode in [*modes[turn % len(modes) :], *modes[: turn % len(modes)]]:
                     way = ways[mode]
-                    sample = rig.measure(case, mode, way.addresses[0], asked.seconds, way.proxy)
+                    sample = rig.measure(case, mode, way, asked.seconds)
                     samples.append(sample)
                     took = f", p50 {sample.p50_us:.0f} us" if sample.p50_us else ""
                     _say(f"{turn + 1}/{asked.rounds} {case.broker} {case.kind} {case.size_bytes} B {mode}: "
@@ -98,7 +113,13 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--modes", default=",".join(MODES), help=f"of {','.join(WAYS)}; default %(default)s")
     add("--brokers", nargs="+", choices=["fake", "real"], default=["fake", "real"])
-    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="against the fake broker")
+    add(
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=list(KINDS),
+        help=f"against the fake broker; with {AFTER}: once Sidehop's session has lost its broker. default: all",
+    )
     add("--sizes", nargs="+", type=int, default=list(SIZES_BYTES), metavar="BYTES", help="against the fake broker")
     add("--rounds", type=int, default=5)
     add("--seconds", type=float, default=2.0, help="of each measurement; default %(default)s")

@@ -1,21 +1,29 @@
-/* broker PORT: a broker that costs nothing. It speaks just enough AMQP 0-9-1 and swallows, confirms and floods without
+/* broker PORT [HELD]: a broker that costs nothing. It speaks just enough AMQP 0-9-1 and swallows, confirms and floods without
  * a thought, so that the proxy is the only part of the way that has to think.
  *
  * One thread per connection, blocking reads. A consumer of a queue called flood.SIZE gets deliveries of SIZE bytes up
- * to its prefetch; every publish is confirmed if confirms were asked for, many at once. */
+ * to its prefetch; every publish is confirmed if confirms were asked for, many at once, but for the HELD newest of each
+ * channel. SIGUSR1 cuts every connection that is open, as the death of a node would. */
 #include <poll.h>
 #include <pthread.h>
 
 #include "wire.h"
 
+enum { CHANNELS = 2048, FILES = 65536 };
+
+static uint64_t held; /* publishes of a channel that stay without a confirm */
+static volatile char is_open[FILES];
+
 typedef struct {
   Reader in;
   uint8_t *out;
   Writer w;
-  int confirming, closed;
-  uint64_t published, confirmed, delivered, settled;
+  int closed;
+  uint8_t confirming[CHANNELS];
+  uint64_t published[CHANNELS], confirmed[CHANNELS], delivered, settled;
+  uint16_t owed[CHANNELS], owing; /* channels with publishes since their last confirm */
   uint64_t body_left; /* of the publish that is arriving */
-  uint16_t channel;
+  uint16_t channel, publisher;
   uint16_t prefetch;
   uint8_t *deliveries; /* a batch of equal deliveries, only their tags change; NULL: nobody consumes */
   size_t delivery_bytes;
@@ -23,6 +31,31 @@ typedef struct {
 } Peer;
 
 static void answer(Peer *peer, uint16_t channel, uint32_t id) { end_frame(&peer->w, begin_method(&peer->w, channel, id)); }
+
+static void cut(int signal_number) {
+  (void)signal_number;
+  for (int fd = 0; fd < FILES; fd++)
+    if (is_open[fd]) shutdown(fd, SHUT_RDWR);
+}
+
+static void forget_channel(Peer *peer, uint16_t channel) {
+  peer->confirming[channel] = 0, peer->published[channel] = peer->confirmed[channel] = 0;
+}
+static void count_publish(Peer *peer) {
+  uint16_t channel = peer->publisher;
+  if (peer->confirming[channel] && peer->published[channel]++ == peer->confirmed[channel] + held)
+    peer->owed[peer->owing++] = channel;
+}
+static void confirm_all(Peer *peer) {
+  while (peer->owing) {
+    uint16_t channel = peer->owed[--peer->owing];
+    /* The channel may have been closed since. */
+    if (peer->published[channel] <= peer->confirmed[channel] + held) continue;
+    uint8_t *ack = begin_method(&peer->w, channel, ID(60, 80));
+    u64(&peer->w, peer->confirmed[channel] = peer->published[channel] - held), u8(&peer->w, 1);
+    end_frame(&peer->w, ack);
+  }
+}
 
 static size_t batch_of(size_t message_bytes) {
   return message_bytes < BATCH_BYTES ? BATCH_BYTES / message_bytes : 1;
@@ -64,6 +97,7 @@ static void on_method(Peer *peer, const Frame *f) {
   Writer *w = &peer->w;
   const uint8_t *args = f->payload + 4;
   uint8_t *payload;
+  if (f->channel >= CHANNELS) errno = 0, fail("a channel beyond what was negotiated");
   switch (get32(f->payload)) {
     case ID(10, 11): /* start-ok */
       payload = begin_method(w, 0, ID(10, 30));
@@ -79,11 +113,15 @@ static void on_method(Peer *peer, const Frame *f) {
     case ID(10, 50): answer(peer, 0, ID(10, 51)), peer->closed = 1; break;
     case ID(10, 51): peer->closed = 1; break;
     case ID(20, 10):
+      forget_channel(peer, f->channel);
       payload = begin_method(w, f->channel, ID(20, 11));
       u32(w, 0);
       end_frame(w, payload);
       break;
-    case ID(20, 40): answer(peer, f->channel, ID(20, 41)), stop_flood(peer); break;
+    case ID(20, 40):
+      answer(peer, f->channel, ID(20, 41)), forget_channel(peer, f->channel);
+      if (f->channel == peer->channel) stop_flood(peer);
+      break;
     case ID(50, 10): /* queue.declare: reserved, name */
       payload = begin_method(w, f->channel, ID(50, 11));
       raw(w, args + 2, 1 + args[2]), u32(w, 0), u32(w, 0);
@@ -111,7 +149,7 @@ static void on_method(Peer *peer, const Frame *f) {
       end_frame(w, payload);
       stop_flood(peer);
       break;
-    case ID(60, 40): peer->channel = f->channel; break; /* publish: counted with its content */
+    case ID(60, 40): peer->publisher = f->channel; break; /* publish: counted with its content */
     case ID(60, 80): {                                  /* ack: tag, multiple */
       uint64_t tag = get64(args);
       peer->settled = args[8] & 1 ? tag : peer->settled + 1;
@@ -119,7 +157,7 @@ static void on_method(Peer *peer, const Frame *f) {
     }
     case ID(85, 10): /* confirm.select: nowait */
       if (!(args[0] & 1)) answer(peer, f->channel, ID(85, 11));
-      peer->confirming = 1;
+      peer->confirming[f->channel] = 1;
       break;
     default:
       fprintf(stderr, "the fake broker does not know method %u.%u\n", get16(f->payload), get16(f->payload + 2));
@@ -132,11 +170,11 @@ static void on_frame(Peer *peer, const Frame *f) {
     case METHOD: on_method(peer, f); break;
     case HEADER:
       peer->body_left = get64(f->payload + 4);
-      peer->published += !peer->body_left;
+      if (!peer->body_left) count_publish(peer);
       break;
     case BODY:
       peer->body_left -= f->size;
-      peer->published += !peer->body_left;
+      if (!peer->body_left) count_publish(peer);
       break;
     case HEARTBEAT: end_frame(&peer->w, begin_frame(&peer->w, HEARTBEAT, 0)); break;
   }
@@ -146,6 +184,8 @@ static void *serve(void *argument) {
   int fd = (int)(intptr_t)argument, one = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
   Peer peer = {.in = reader(fd), .out = malloc(2 * BATCH_BYTES)};
+  if (fd >= FILES) errno = 0, fail("more connections than can be cut");
+  is_open[fd] = 1;
   peer.w.at = peer.out;
   uint8_t hello[8];
   if (recv(fd, hello, 8, MSG_WAITALL) == 8 && !memcmp(hello, "AMQP\0\0\11\1", 8)) {
@@ -170,15 +210,12 @@ static void *serve(void *argument) {
         on_frame(&peer, &f);
         if (peer.w.at - peer.out > BATCH_BYTES && send_written(fd, peer.out, &peer.w)) goto over;
       }
-      if (peer.confirming && peer.confirmed < peer.published) {
-        uint8_t *ack = begin_method(&peer.w, peer.channel, ID(60, 80));
-        u64(&peer.w, peer.confirmed = peer.published), u8(&peer.w, 1);
-        end_frame(&peer.w, ack);
-      }
+      confirm_all(&peer);
       if (window_left(&peer) && (send_written(fd, peer.out, &peer.w) || flood(&peer))) break;
     }
   }
 over:
+  is_open[fd] = 0;
   close(fd), free(peer.in.buffer), free(peer.out), stop_flood(&peer);
   return NULL;
 }
@@ -199,7 +236,8 @@ static void broker(int port) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 2) return fputs("usage: broker PORT\n", stderr), 64;
-  signal(SIGPIPE, SIG_IGN);
+  if (argc != 2 && argc != 3) return fputs("usage: broker PORT [HELD]\n", stderr), 64;
+  held = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
+  signal(SIGPIPE, SIG_IGN), signal(SIGUSR1, cut);
   broker(atoi(argv[1]));
 }

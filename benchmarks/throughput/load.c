@@ -1,18 +1,25 @@
 /* load: clients that cost nothing, for the throughput benchmark.
  *
- *   load publish HOST:PORT SIZE SECONDS CONFIRM   publish as fast as it goes; CONFIRM 1: with confirms, window below
- *   load consume HOST:PORT SIZE SECONDS           consume a flood, acknowledge every delivery by itself
- *   load trip    HOST:PORT SIZE COUNT             one confirmed publish after the other
- *   load idle    HOST:PORT COUNT                  open sessions with one channel each, hold them until stdin ends
+ *   load publish  HOST:PORT SIZE SECONDS WINDOW    publish as fast as it goes; WINDOW 0: without confirms, else so many
+ *                                                  unsettled at most
+ *   load consume  HOST:PORT SIZE SECONDS           consume a flood, acknowledge every delivery by itself
+ *   load trip     HOST:PORT SIZE COUNT SESSIONS    one confirmed publish after the other, in each of the sessions
+ *   load paced    HOST:PORT SIZE SECONDS SESSIONS CHANNELS RATE
+ *                                                  RATE confirmed publishes a second in all, spread over the channels
+ *   load sessions HOST:PORT SIZE SECONDS           connect, handshake, channel, one publish, close; eight at a time
+ *   load idle     HOST:PORT COUNT                  open sessions with one channel each, hold them until stdin ends
  *
- * publish and consume print "messages seconds"; trip prints its times in microseconds, sorted, one a line.
+ * The first four open their sessions and use them a little, print "ready", and wait for a line before what counts
+ * begins. trip prints its times in microseconds, sorted, one a line; the others print "messages seconds".
  * Against a real broker the queue is a transient classic one that keeps its newest 1000 messages. */
 #include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
 
 #include "wire.h"
 
-/* Unsettled publishes in flight: what a busy publisher allows itself. Bytes bound the large ones. */
-enum { WINDOW_MESSAGES = 2000, WINDOW_BYTES = 8 << 20 };
+/* Unsettled bytes in flight: what a busy publisher allows itself, for the large messages. */
+enum { WINDOW_BYTES = 8 << 20, WARM_UP = 100, CHANNEL_MAX = 1024, OPENERS = 8 };
 
 typedef struct {
   Reader in;
@@ -39,6 +46,10 @@ static void flush(Client *c) {
   if (send_written(c->in.fd, c->out, &c->w)) fail("send");
 }
 
+static void open_channel(Client *c, uint16_t channel) {
+  uint8_t *payload = begin_method(&c->w, channel, ID(20, 10));
+  shortstr(&c->w, ""), end_frame(&c->w, payload);
+}
 static Client dial(const char *target) {
   char host[64];
   int port, one = 1;
@@ -56,12 +67,18 @@ static Client dial(const char *target) {
   u32(&c.w, 0), shortstr(&c.w, "PLAIN"), u32(&c.w, 12), raw(&c.w, "\0guest\0guest", 12), shortstr(&c.w, "en_US");
   end_frame(&c.w, payload), flush(&c), expect(&c, ID(10, 30));
   payload = begin_method(&c.w, 0, ID(10, 31));
-  u16(&c.w, 64), u32(&c.w, FRAME_MAX), u16(&c.w, 0), end_frame(&c.w, payload);
+  u16(&c.w, CHANNEL_MAX), u32(&c.w, FRAME_MAX), u16(&c.w, 0), end_frame(&c.w, payload);
   payload = begin_method(&c.w, 0, ID(10, 40));
   shortstr(&c.w, "/"), shortstr(&c.w, ""), u8(&c.w, 0), end_frame(&c.w, payload), flush(&c), expect(&c, ID(10, 41));
-  payload = begin_method(&c.w, 1, ID(20, 10));
-  shortstr(&c.w, ""), end_frame(&c.w, payload), flush(&c), expect(&c, ID(20, 11));
+  open_channel(&c, 1), flush(&c), expect(&c, ID(20, 11));
   return c;
+}
+/* The broker closes first, so that no port of this machine is held back behind a session that is over. */
+static void hang_up(Client *c) {
+  uint8_t *payload = begin_method(&c->w, 0, ID(10, 50));
+  u16(&c->w, 200), shortstr(&c->w, ""), u32(&c->w, 0), end_frame(&c->w, payload), flush(c), expect(c, ID(10, 51));
+  while (!fill(&c->in)) c->in.start = c->in.stop;
+  close(c->in.fd), free(c->in.buffer), free(c->out);
 }
 
 static void declare(Client *c, const char *queue) {
@@ -72,23 +89,28 @@ static void declare(Client *c, const char *queue) {
   u32(&size, c->w.at - table);
   end_frame(&c->w, payload), flush(c), expect(c, ID(50, 11));
 }
-static void confirms(Client *c) {
-  uint8_t *payload = begin_method(&c->w, 1, ID(85, 10));
-  u8(&c->w, 0), end_frame(&c->w, payload), flush(c), expect(c, ID(85, 11));
+static void confirms(Client *c, uint16_t channel) {
+  uint8_t *payload = begin_method(&c->w, channel, ID(85, 10));
+  u8(&c->w, 0), end_frame(&c->w, payload);
+}
+/* Everything is set up: the other side may look at the clock, or cut the connection to the broker. */
+static void await_start(void) {
+  printf("ready\n"), fflush(stdout);
+  if (getchar() == EOF) exit(0);
 }
 static void close_channel(Client *c) {
   uint8_t *payload = begin_method(&c->w, 1, ID(20, 40));
   u16(&c->w, 200), shortstr(&c->w, "done"), u32(&c->w, 0);
   end_frame(&c->w, payload), flush(c), expect(c, ID(20, 41));
 }
-static void one_publish(Writer *w, const char *queue, size_t size, const uint8_t *body) {
-  uint8_t *payload = begin_method(w, 1, ID(60, 40));
-  u16(w, 0), shortstr(w, ""), shortstr(w, queue), u8(w, 0);
-  end_frame(w, payload), content(w, 1, size, body);
+static void one_publish(Writer *w, uint16_t channel, size_t size, const uint8_t *body) {
+  uint8_t *payload = begin_method(w, channel, ID(60, 40));
+  u16(w, 0), shortstr(w, ""), shortstr(w, "bench"), u8(w, 0);
+  end_frame(w, payload), content(w, channel, size, body);
 }
 
 /* Which publishes are settled, as a ring over the window: a real broker settles singly, many at once, out of order. */
-enum { RING = 4096 };
+enum { RING = 1 << 17 };
 typedef struct {
   uint8_t done[RING];
   uint64_t open; /* the lowest tag that is not settled */
@@ -105,16 +127,27 @@ static void read_confirms(Client *c, Settled *settled) {
   }
 }
 
-static void publish(Client *c, size_t size, double seconds, int confirm, const uint8_t *body) {
-  uint64_t sent = 0, window = WINDOW_BYTES / (size + 1);
-  if (window > WINDOW_MESSAGES) window = WINDOW_MESSAGES;
-  Settled settled = {.open = 1};
+static void publish(Client *c, size_t size, double seconds, uint64_t window, const uint8_t *body) {
+  static Settled settled = {.open = 1};
+  uint64_t sent = 0, confirm = window, affordable = WINDOW_BYTES / (size + 1);
+  if (window >= RING) errno = 0, fail("the window is too large");
+  if (window > affordable) window = affordable;
   uint8_t *batch = malloc(2 * BATCH_BYTES + 2 * size);
   Writer w = {batch};
   size_t most = 0;
-  do one_publish(&w, "bench", size, body), most++;
+  do one_publish(&w, 1, size, body), most++;
   while (w.at - batch < BATCH_BYTES / 4);
   size_t message_bytes = (w.at - batch) / most;
+  for (; sent < WARM_UP; sent++) {
+    if (send_all(c->in.fd, batch, message_bytes)) fail("send");
+    struct pollfd ready = {c->in.fd, POLLIN, 0};
+    if (!confirm) continue;
+    while (sent + 1 >= settled.open + window || poll(&ready, 1, 0) > 0) {
+      if (fill(&c->in)) fail("connection lost");
+      read_confirms(c, &settled);
+    }
+  }
+  await_start();
   double start = now(), end = start + seconds;
   while (now() < end) {
     uint64_t unsettled = sent + 1 - settled.open, count = most;
@@ -129,7 +162,7 @@ static void publish(Client *c, size_t size, double seconds, int confirm, const u
   }
   /* The close is answered when everything before it has arrived. */
   close_channel(c);
-  printf("%llu %.6f\n", (unsigned long long)sent, now() - start);
+  printf("%llu %.6f\n", (unsigned long long)(sent - WARM_UP), now() - start);
 }
 
 static void consume(Client *c, size_t size, double seconds) {
@@ -142,8 +175,10 @@ static void consume(Client *c, size_t size, double seconds) {
   payload = begin_method(&c->w, 1, ID(60, 20));
   u16(&c->w, 0), shortstr(&c->w, queue), shortstr(&c->w, "tag"), u8(&c->w, 0), u32(&c->w, 0);
   end_frame(&c->w, payload), flush(c), expect(c, ID(60, 21));
-  double start = now(), end = start + seconds;
-  while (now() < end) {
+  double start = 0;
+  for (;;) {
+    if (!start && got >= PREFETCH) await_start(), got = 0, start = now();
+    if (start && now() >= start + seconds) break;
     while (buffered(&c->in, &f)) {
       if (f.type == METHOD) tag = get64(f.payload + 5 + f.payload[4]);
       else if (f.type == HEADER) body_left = get64(f.payload + 4);
@@ -164,15 +199,123 @@ static int by_value(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-static void trip(Client *c, size_t size, int count, const uint8_t *body) {
-  double *took = malloc(count * sizeof *took);
-  for (int n = 0; n < count; n++) {
-    double start = now();
-    one_publish(&c->w, "bench", size, body), flush(c), expect(c, ID(60, 80));
-    took[n] = (now() - start) * 1e6;
+static int watch(const Client *clients, int sessions) {
+  int watcher = epoll_create1(0);
+  for (int n = 0; n < sessions; n++) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = n};
+    if (epoll_ctl(watcher, EPOLL_CTL_ADD, clients[n].in.fd, &event)) fail("epoll");
   }
-  qsort(took, count, sizeof *took, by_value);
-  for (int n = 0; n < count; n++) printf("%.2f\n", took[n]);
+  return watcher;
+}
+/* How many publishes the confirms that have arrived settle. `last` is what was settled before, for each channel. */
+static int settled_now(Client *c, uint64_t *last) {
+  int count = 0;
+  for (Frame f; buffered(&c->in, &f);) {
+    if (f.type != METHOD) continue;
+    if (get32(f.payload) != ID(60, 80)) errno = 0, fail("not a confirm");
+    uint64_t tag = get64(f.payload + 4);
+    /* In order but for single ones, which count by themselves. */
+    if (f.payload[12] & 1) count += tag - last[f.channel], last[f.channel] = tag;
+    else count++, last[f.channel]++;
+  }
+  return count;
+}
+static Client *dial_all(const char *target, int sessions, int channels) {
+  Client *clients = malloc(sessions * sizeof *clients);
+  if (channels > CHANNEL_MAX) errno = 0, fail("too many channels");
+  for (int n = 0; n < sessions; n++) {
+    Client *c = &clients[n];
+    *c = dial(target);
+    if (!n) declare(c, "bench");
+    for (int channel = 2; channel <= channels; channel++) open_channel(c, channel);
+    for (int channel = 1; channel <= channels; channel++) confirms(c, channel);
+    flush(c);
+    for (int channel = 1; channel <= channels; channel++) expect(c, ID(85, 11));
+  }
+  return clients;
+}
+
+static void trip(const char *target, size_t size, int count, int sessions, const uint8_t *body) {
+  Client *clients = dial_all(target, sessions, 1);
+  double *took = malloc((count + sessions) * sizeof *took), *sent_at = calloc(sessions, sizeof *sent_at);
+  uint64_t(*last)[2] = calloc(sessions, sizeof *last);
+  int watcher = watch(clients, sessions), done = 0;
+  for (int n = 0; n < sessions; n++) {
+    one_publish(&clients[n].w, 1, size, body), flush(&clients[n]), expect(&clients[n], ID(60, 80)), last[n][1] = 1;
+  }
+  await_start();
+  for (int n = 0; n < sessions; n++) sent_at[n] = now(), one_publish(&clients[n].w, 1, size, body), flush(&clients[n]);
+  for (int open = sessions; open;) {
+    struct epoll_event events[64];
+    int ready = epoll_wait(watcher, events, 64, -1);
+    for (int e = 0; e < ready; e++) {
+      int n = events[e].data.u32;
+      if (fill(&clients[n].in)) fail("connection lost");
+      if (!settled_now(&clients[n], last[n])) continue;
+      double at = now();
+      took[done++] = (at - sent_at[n]) * 1e6;
+      if (done + open > count) {
+        open--;
+        continue;
+      }
+      sent_at[n] = at, one_publish(&clients[n].w, 1, size, body), flush(&clients[n]);
+    }
+  }
+  qsort(took, done, sizeof *took, by_value);
+  for (int n = 0; n < done; n++) printf("%.2f\n", took[n]);
+}
+
+static void paced(const char *target, size_t size, double seconds, int sessions, int channels, double rate,
+                  const uint8_t *body) {
+  Client *clients = dial_all(target, sessions, channels);
+  uint64_t(*last)[CHANNEL_MAX + 1] = calloc(sessions, sizeof *last), sent = 0, settled = 0;
+  int watcher = watch(clients, sessions);
+  await_start();
+  double start = now(), end = start + seconds;
+  for (double at = start; at < end || settled < sent; at = now()) {
+    for (; at < end && sent < (at - start) * rate; sent++) {
+      Client *c = &clients[sent % sessions];
+      one_publish(&c->w, 1 + sent / sessions % channels, size, body), flush(c);
+    }
+    struct epoll_event events[256];
+    int ready = epoll_wait(watcher, events, 256, 1);
+    for (int e = 0; e < ready; e++) {
+      int n = events[e].data.u32;
+      if (fill(&clients[n].in)) fail("connection lost");
+      settled += settled_now(&clients[n], last[n]);
+    }
+    if (at > end + 30) errno = 0, fail("confirms are missing");
+  }
+  printf("%llu %.6f\n", (unsigned long long)sent, now() - start);
+}
+
+typedef struct {
+  const char *target;
+  size_t size;
+  double end;
+  const uint8_t *body;
+  uint64_t opened;
+} Opener;
+static void *open_sessions(void *argument) {
+  Opener *opener = argument;
+  while (now() < opener->end) {
+    Client c = dial(opener->target);
+    one_publish(&c.w, 1, opener->size, opener->body), flush(&c), hang_up(&c);
+    opener->opened++;
+  }
+  return NULL;
+}
+static void sessions(const char *target, size_t size, double seconds, const uint8_t *body) {
+  pthread_t threads[OPENERS];
+  Opener openers[OPENERS];
+  uint64_t opened = 0;
+  double start = now();
+  for (int n = 0; n < OPENERS; n++) {
+    openers[n] = (Opener){target, size, start + seconds, body, 0};
+    if (pthread_create(&threads[n], NULL, open_sessions, &openers[n])) fail("thread");
+  }
+  for (int n = 0; n < OPENERS; n++) pthread_join(threads[n], NULL), opened += openers[n].opened;
+  printf("%llu %.6f\n", (unsigned long long)opened, now() - start);
 }
 
 static void idle(const char *target, int count) {
@@ -186,14 +329,19 @@ int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   if (argc == 4 && !strcmp(argv[1], "idle")) return idle(argv[2], atoi(argv[3])), 0;
   if (argc < 5) return fputs("see the head of load.c\n", stderr), 64;
+  const char *kind = argv[1], *target = argv[2];
   size_t size = atoi(argv[3]);
   uint8_t *body = calloc(1, size + 1);
-  Client c = dial(argv[2]);
-  int confirm = !strcmp(argv[1], "trip") || (argc > 5 && atoi(argv[5]));
-  if (strcmp(argv[1], "consume")) declare(&c, "bench");
-  if (confirm) confirms(&c);
-  if (!strcmp(argv[1], "publish")) publish(&c, size, atof(argv[4]), confirm, body);
-  if (!strcmp(argv[1], "consume")) consume(&c, size, atof(argv[4]));
-  if (!strcmp(argv[1], "trip")) trip(&c, size, atoi(argv[4]), body);
+  if (!strcmp(kind, "sessions")) return sessions(target, size, atof(argv[4]), body), 0;
+  if (!strcmp(kind, "trip") && argc == 6) return trip(target, size, atoi(argv[4]), atoi(argv[5]), body), 0;
+  if (!strcmp(kind, "paced") && argc == 8)
+    return paced(target, size, atof(argv[4]), atoi(argv[5]), atoi(argv[6]), atof(argv[7]), body), 0;
+  Client c = dial(target);
+  if (!strcmp(kind, "consume")) return consume(&c, size, atof(argv[4])), 0;
+  if (strcmp(kind, "publish") || argc != 6) return fputs("see the head of load.c\n", stderr), 64;
+  uint64_t window = strtoull(argv[5], NULL, 10);
+  declare(&c, "bench");
+  if (window) confirms(&c, 1), flush(&c), expect(&c, ID(85, 11));
+  publish(&c, size, atof(argv[4]), window, body);
   return 0;
 }
