@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--starts", type=int, default=5, help="how often the start is timed; the median counts")
     parser.add_argument("--json", metavar="FILE")
-    parser.add_argument("--port-base", type=int, default=stand.DEFAULT_PORT_BASE)
+    parser.add_argument("--port-base", type=stand.port_base, default=stand.DEFAULT_PORT_BASE)
     asked = parser.parse_args()
     stand.end_on_sigterm()
     ports = stand.Ports(asked.port_base)

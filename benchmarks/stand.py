@@ -5,6 +5,7 @@ Whatever is started here is ended here, by its own process id; nothing else on t
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -35,6 +36,17 @@ WAYS = (*MODES, ONCE)
 # Longer than a channel is given to leave (`session.move_timeout_s`); what stays then fails over when its broker stops.
 DRAIN_MAX_S = 40.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+# From here on the kernel takes ports for outgoing connections, so that one of ours may be taken at any moment.
+EPHEMERAL_PORTS_FROM = 32768
+
+
+def port_base(text: str) -> int:
+    """The value of `--port-base`. Raises `ArgumentTypeError` for one that is none or not safe."""
+    if not text.isdecimal() or not 1024 <= int(text) < EPHEMERAL_PORTS_FROM - 110:
+        raise argparse.ArgumentTypeError(f"must be 1024 to {EPHEMERAL_PORTS_FROM - 111}")
+    return int(text)
 
 
 class StandError(Exception):

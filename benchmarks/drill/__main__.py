@@ -131,7 +131,12 @@ def _arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="one client (pika), kill9=1,sigterm=1, only through Sidehop")
     add("--json", metavar="FILE", help="write the figures there")
     add("--markdown", metavar="FILE", help="write the tables there")
-    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 106 ports; default %(default)s")
+    add(
+        "--port-base",
+        type=stand.port_base,
+        default=stand.DEFAULT_PORT_BASE,
+        help="the first of 106 ports; default %(default)s",
+    )
     add("--folder", help="keep brokers' state and all logs here; default: a temporary one, kept only after a failure")
     asked = parser.parse_args()
     if asked.all:
@@ -150,7 +155,7 @@ def _arguments() -> argparse.Namespace:
             parser.error(f"--{name}: {', '.join(sorted(unknown))} unknown; of {', '.join(known)}")
     if not _cells(asked, asked.modes.split(",")):
         parser.error("nothing to do: these clients have no such workload, or it no such queue")
-    for name in ("rate", "prefetch", "port_base"):
+    for name in ("rate", "prefetch"):
         if getattr(asked, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     try:

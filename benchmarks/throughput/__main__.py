@@ -125,7 +125,12 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=2.0, help="of each measurement; default %(default)s")
     add("--json", metavar="FILE")
     add("--markdown", metavar="FILE")
-    add("--port-base", type=int, default=stand.DEFAULT_PORT_BASE, help="the first of 107 ports; default %(default)s")
+    add(
+        "--port-base",
+        type=stand.port_base,
+        default=stand.DEFAULT_PORT_BASE,
+        help="the first of 107 ports; default %(default)s",
+    )
     asked = parser.parse_args()
     if unknown := set(asked.modes.split(",")) - set(WAYS):
         parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(WAYS)}")

@@ -47,6 +47,7 @@ def test_help_names_every_way_to_ask_less_of_it() -> None:
         (("--rate", "fast"), "argument --rate: invalid int value: 'fast'"),
         (("--rate", "0"), "--rate must be at least 1"),
         (("--prefetch", "-1"), "--prefetch must be at least 1"),
+        (("--port-base", "35000"), "argument --port-base: must be 1024 to 32657"),
         (("--queues", "mirrored"), "--queues: mirrored unknown; of quorum, classic, stream"),
         (("--workloads", "confirm,gossip"), "--workloads: gossip unknown; of confirm, plain, get, tx, rpc, reply-to"),
         (("--clients", "amqp", "--workloads", "rpc"), "nothing to do"),
