@@ -7,7 +7,6 @@ reading the broker. The engine's own limits (parked, unsettled) stop reading the
 from __future__ import annotations
 
 import asyncio
-import socket
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -36,7 +35,7 @@ class LinkOwner(Protocol):
 
 
 class Link(asyncio.Protocol):
-    """One connected socket. `peer` is `host:port` for people."""
+    """One connected socket. `peer` is the `host:port` of a client, for people. Event loops set TCP_NODELAY."""
 
     __slots__ = ("_closed", "_linger", "_owner", "_transport", "_unread", "full", "generation", "peer")
 
@@ -57,11 +56,6 @@ class Link(asyncio.Protocol):
         # uvloop's transports have the methods, not the base class.
         self._transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        name = transport.get_extra_info("peername")
-        self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "")
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""

@@ -171,6 +171,8 @@ class _ClientLink(Link):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else str(name or "")
         self._owner = self._server.admit(self)
         if self._owner is None:
             self.abort()

@@ -29,6 +29,23 @@ _OVERTAKES_NOTHING = (m.BASIC_GET_OK, m.method_id(m.BasicCancelOk))
 class Answers:
     """The broker's side of the journal. It is the owner that the broker's scanner talks to."""
 
+    __slots__ = (
+        "_cancellations",
+        "_commits",
+        "_confirms",
+        "_flow_asked",
+        "_forced",
+        "_unrouted",
+        "attachment",
+        "channels",
+        "client_out",
+        "counters",
+        "hold_bytes_max",
+        "journal",
+        "restoration",
+        "speaker",
+    )
+
     def __init__(
         self,
         journal: Journal,
@@ -149,7 +166,7 @@ class Answers:
             channel.tell_broker(m.ChannelCloseOk())
 
     def _answered(self, channel: Channel, ident: int, frame: bytes) -> None:
-        request = channel.pending.popleft()
+        request = channel.pending.pop(0)
         # A cancel of ours is not the end of a consumer to the client.
         if channel.arrears is not None and ident in _OVERTAKES_NOTHING and not _is_ours(request):
             channel.arrears.flush(self.client_out)

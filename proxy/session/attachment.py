@@ -10,7 +10,7 @@ from proxy.amqp.frames import PROTOCOL_HEADER
 from proxy.errors import BrokerError
 from proxy.session.clearance import Clearance
 from proxy.session.commands import Attached, Dial, Observation, Observe
-from proxy.session.journal import OWN_CHANNELS, Journal, Phase
+from proxy.session.journal import NOTHING, OWN_CHANNELS, Journal, Phase
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage, Uplink, least_limit
 
@@ -26,6 +26,30 @@ RELAPSES_MAX = 10
 
 class Attachment:
     """One search for a broker at a time, bounded by `failover_timeout_s`; attempts in it are not counted but paced."""
+
+    __slots__ = (
+        "_attached_at",
+        "_attempts",
+        "_behind_at",
+        "_place_again",
+        "_refusals",
+        "_relapses",
+        "_reported",
+        "_tried",
+        "cause",
+        "clearance",
+        "deadline",
+        "failovers",
+        "generation",
+        "journal",
+        "last_error",
+        "reason",
+        "restoration",
+        "resumes",
+        "retry_at",
+        "searching",
+        "since",
+    )
 
     def __init__(self, journal: Journal, restoration: Restoration, clearance: Clearance, place_by_vhost: bool) -> None:
         self._place_again = place_by_vhost
@@ -43,8 +67,8 @@ class Attachment:
         self.last_error = ""
         self._behind_at = 0
         self.retry_at: float | None = None
-        self._tried: set[str] = set()
-        self._reported: set[str] = set()
+        self._tried: frozenset[str] = NOTHING
+        self._reported: frozenset[str] = NOTHING
         self._attempts = 0
         self._refusals = 0
         self._attached_at: float | None = None
@@ -66,10 +90,9 @@ class Attachment:
         if not relapsed:
             self._attempts = 0
             self._refusals = 0
-            self._tried.clear()
-            self._reported.clear()
+            self._tried = self._reported = NOTHING
         if lost:
-            self._tried.add(lost)
+            self._tried |= {lost}
         candidate = journal.candidate
         if candidate is not None and candidate.stage is not Stage.RESTORING:
             return  # a move was under way: what it has found is what is needed now
@@ -81,7 +104,7 @@ class Attachment:
         else:
             self._pace(free=False)
 
-    def dial_beside(self, avoided: set[str]) -> None:
+    def dial_beside(self, avoided: frozenset[str]) -> None:
         """Ask for a connection to another broker than the present one, which is well."""
         self._tried = avoided
         self.resumes = True
@@ -132,7 +155,7 @@ class Attachment:
         self._place_again = self._place_again and journal.phase is not Phase.OPENING
         self.generation += 1
         journal.candidate = Uplink(self.generation)
-        journal.commands.append(Dial(self.generation, frozenset(self._tried), self.resumes))
+        journal.commands.append(Dial(self.generation, self._tried, self.resumes))
 
     def connected(self, endpoint: str) -> None:
         """The link is up: say who the client is. Header and start-ok go together, the broker reads them in turn."""
@@ -158,7 +181,7 @@ class Attachment:
         uplink = self._at(Stage.GREETED)
         properties = m.decode(m.ConnectionStart, payload).server_properties
         able = self.journal.face.learn(uplink.endpoint, properties, self.journal.now)
-        uplink.lacks = self.journal.offered - able
+        uplink.lacks = self.journal.offered - able or NOTHING
 
     def tuned(self, payload: bytes) -> None:
         """The credentials are good. The first broker's limits become the client's; later ones may have others."""
@@ -248,11 +271,11 @@ class Attachment:
             journal.lifecycle.move_failed()
             return
         if name:
-            self._tried.add(name)
+            self._tried |= {name}
         self._pace(free=bool(name))
         if reason not in self._reported:
             # Once for each reason: a thousand sessions that try for a minute would drown the log.
-            self._reported.add(reason)
+            self._reported |= {reason}
             journal.report("failover_attempt_failed", endpoint=name, reason=reason, attempt=self._attempts)
 
     def _pace(self, *, free: bool) -> None:

@@ -47,6 +47,8 @@ class Absence:
 class Cancellations:
     """Every consumer of the session whose queue is away. It stays in its channel's setup, marked `absent`."""
 
+    __slots__ = ("_absences", "_asked", "_journal", "_restoration")
+
     def __init__(self, journal: Journal, restoration: Restoration) -> None:
         self._journal = journal
         self._restoration = restoration

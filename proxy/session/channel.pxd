@@ -40,8 +40,8 @@ cdef class Channel:
     cdef public bint awaits_close_ok
     cdef public list setup
     cdef public bytes last_queue
-    cdef public object pending
-    cdef public object parked
+    cdef public list pending
+    cdef public list parked
     cdef public bint discarding
     cdef public object settling_until
     cdef public object restart_at

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from proxy.amqp import methods as m
@@ -130,13 +129,13 @@ class Channel:
         # Confirms and a refusal before them that is not believed yet: tag, multiple, nack.
         self.doubted: list[tuple[int, bool, bool]] = []
         # Publishes that no queue took: their confirms wait until one has. Their numbers are settled in the ledger.
-        self.withheld: set[int] = set()
+        self.withheld: set[int] | None = None
         self.load = load
         self.opened = self.awaits_close_ok = False
         self.setup: list[Setup] = []
         self.last_queue = b""
-        self.pending: deque[Pending] = deque()
-        self.parked: deque[bytes] = deque()
+        self.pending: list[Pending] = []  # a deque takes 0.7 KiB; the first of 10 000 is taken in 2 us all the same
+        self.parked: list[bytes] = []
         # The rest of a content whose beginning is lost with its broker (`as_sent`, tx) goes nowhere.
         self.discarding = False
         # A close waits until then for confirms behind the client's back.
@@ -159,7 +158,7 @@ class Channel:
     @property
     def unsettled(self) -> int:
         """How many publishes no broker has taken for good."""
-        return self.ledger.unsettled + len(self.withheld)
+        return self.ledger.unsettled + len(self.withheld or ())
 
     @property
     def consumers(self) -> int:
@@ -186,6 +185,12 @@ class Channel:
     def tell_broker(self, method: tuple[object, ...]) -> None:
         """Queue a method for the broker."""
         self.out.append(method_frame(self.number, method))
+
+    def withhold(self, number: int) -> None:
+        """A publish is settled in the ledger, and its confirm waits."""
+        self.withheld = self.withheld or set()
+        self.withheld.add(number)
+        self.confirm_path = CONSIDERED
 
     def park(self, frame: bytes) -> None:
         """Keep a client's frame until the channel has a broker again."""
@@ -312,11 +317,11 @@ class Channel:
         self.release()
         self.reader = None
         if self.held_get is not None:
-            self.pending.appendleft(self.held_get)
+            self.pending.insert(0, self.held_get)
             self.held_get = None
         unfinished = self.ledger.take_unfinished()
         if unfinished:
-            self.parked.appendleft(unfinished)
+            self.parked.insert(0, unfinished)
             self.load.parked_bytes += len(unfinished)
             self.publish_left = NO_CONTENT
         elif self.publish_left != NO_CONTENT:
@@ -325,7 +330,7 @@ class Channel:
         self.settling_until = None
         self.restart_at = None
         self.restart_wanted = False
-        self.pending = deque(request for request in self.pending if not request.hidden)
+        self.pending = [request for request in self.pending if not request.hidden]
 
     def drop(self) -> None:
         """The channel is over: give back what it keeps."""
@@ -335,7 +340,7 @@ class Channel:
         self.ledger.clear()
         self.pending.clear()
         self.doubted.clear()
-        self.withheld.clear()
+        self.withheld = None
         self.setup.clear()
         self._review_consumers()
         self.flowing = False

@@ -19,6 +19,8 @@ _ANY_BYTES = 2**32
 class Clearance:
     """Decides once for each broker connection; where all limits are the client's own, nothing is looked at again."""
 
+    __slots__ = ("_journal", "_unrouted")
+
     def __init__(self, journal: Journal, unrouted: Unrouted) -> None:
         self._journal = journal
         self._unrouted = unrouted

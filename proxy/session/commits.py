@@ -22,6 +22,8 @@ from proxy.session.unrouted import Unrouted
 class Commits:
     """What no queue took of a transaction goes to the courier; the commit is answered when all of it is taken."""
 
+    __slots__ = ("_journal", "_requests", "_unrouted")
+
     def __init__(self, journal: Journal, unrouted: Unrouted, requests: Requests) -> None:
         self._journal = journal
         self._unrouted = unrouted

@@ -21,6 +21,8 @@ class Confirms:
     cluster that is thought to be well waits, with what is confirmed after it, until somebody has looked.
     """
 
+    __slots__ = ("_believed_until", "_doubted", "_journal")
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._doubted: dict[Channel, float] = {}

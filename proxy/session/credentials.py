@@ -103,27 +103,34 @@ class Face:
     end up on any of them.
     """
 
-    __slots__ = ("_seen", "capabilities", "properties")
+    __slots__ = ("_said", "_seen", "capabilities", "properties")
 
     def __init__(self) -> None:
-        # By endpoint: when it was met, what it can do.
-        self._seen: dict[str, tuple[float, frozenset[bytes]]] = {}
+        # By endpoint: when it was met, what it can do, and in what words, which are the same for each session.
+        self._seen: dict[str, tuple[float, frozenset[bytes], bytes]] = {}
+        self._said = b""
         self.capabilities = _UNDERSTOOD
         self.properties = b""
         self._show({b"product": text_value("RabbitMQ"), b"platform": text_value("Sidehop")})
 
     def learn(self, endpoint: str, server_properties: bytes, now: float) -> frozenset[bytes]:
         """A broker introduced itself; returns what it can do. Raises `ClientError` for a broken table."""
-        properties = parse_table(server_properties)
-        able = _UNDERSTOOD & {name for name, value in table_of(properties, b"capabilities").items() if value == _TRUE}
-        self._seen.pop(endpoint, None)
-        self._seen[endpoint] = (now, able)
+        known = self._seen.pop(endpoint, None)
+        able = known[1] if known is not None and known[2] == server_properties else _able(server_properties)
+        self._seen[endpoint] = (now, able, server_properties)
         met = list(self._seen.items())[-FACES_MAX:]
         self._seen = {name: entry for name, entry in met if now < entry[0] + FACE_AGE_MAX_S}
-        self.capabilities = frozenset.intersection(*(each for _, each in self._seen.values()))
-        self._show(properties)
+        common = frozenset.intersection(*(each for _, each, _ in self._seen.values()))
+        if common != self.capabilities or server_properties != self._said:  # else sessions share what they are shown
+            self.capabilities, self._said = common, server_properties
+            self._show(parse_table(server_properties))
         return able
 
     def _show(self, properties: Table) -> None:
         capabilities = dict.fromkeys(sorted(self.capabilities), _TRUE)
         self.properties = pack_table(properties | {b"capabilities": table_value(capabilities)})
+
+
+def _able(server_properties: bytes) -> frozenset[bytes]:
+    capabilities = table_of(parse_table(server_properties), b"capabilities")
+    return _UNDERSTOOD & {name for name, value in capabilities.items() if value == _TRUE}

@@ -30,6 +30,8 @@ class Ask(Protocol):
 class Declarations:
     """Each request is asked aloud, and noted in the topology when a broker has agreed to it."""
 
+    __slots__ = ("_ask", "_journal")
+
     def __init__(self, journal: Journal, ask: Ask) -> None:
         self._journal = journal
         self._ask = ask

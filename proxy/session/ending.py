@@ -16,6 +16,17 @@ CLOSE_WAIT_S = 5.0
 class Ending:
     """The end of one session, and the time limits of what leads there."""
 
+    __slots__ = (
+        "_attachment",
+        "_flush_until",
+        "_journal",
+        "_owes_close_ok",
+        "_restoration",
+        "client_here",
+        "reason",
+        "until",
+    )
+
     def __init__(self, journal: Journal, attachment: Attachment, restoration: Restoration) -> None:
         self._journal = journal
         self._attachment = attachment

@@ -20,6 +20,8 @@ SECRET_UPDATES_MAX = 8
 class Greeting:
     """The client's methods on channel 0, each legal in some phases of the conversation only."""
 
+    __slots__ = ("journal",)
+
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
 

@@ -27,6 +27,18 @@ FORCED_CLOSE_PAUSE_S = 60.0
 class Loss:
     """Broker connections that end, however they do: shutdown, crash and reset take the same path."""
 
+    __slots__ = (
+        "_attachment",
+        "_ending",
+        "_failed_at",
+        "_failing_since",
+        "_forced_at",
+        "_journal",
+        "_requests",
+        "_restarts",
+        "_restoration",
+    )
+
     def __init__(
         self,
         journal: Journal,

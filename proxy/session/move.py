@@ -12,7 +12,7 @@ from proxy.amqp.frames import method_frame
 from proxy.session.attachment import Attachment
 from proxy.session.channel import NO_CONTENT, TX, Channel
 from proxy.session.ending import CLOSE_WAIT_S
-from proxy.session.journal import Journal, Phase
+from proxy.session.journal import NOTHING, Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.pending import Pending
 from proxy.session.requests import Requests
@@ -29,6 +29,23 @@ LACKING_S = 60.0
 
 class Move:
     """One session's way off a broker that is to be left. It stays where leaving would show to the client."""
+
+    __slots__ = (
+        "_attachment",
+        "_flushed",
+        "_journal",
+        "_lacking",
+        "_reason",
+        "_requests",
+        "_restarts",
+        "_seeks",
+        "_since",
+        "_stays",
+        "_told",
+        "_until",
+        "_wanted",
+        "start_at",
+    )
 
     def __init__(
         self,
@@ -54,7 +71,7 @@ class Move:
         self._until: dict[Channel, float] = {}
         self._stays: dict[Channel, float] = {}
         # Channels whose broker was asked for a sign that it has read everything.
-        self._flushed: set[Channel] = set()
+        self._flushed: frozenset[Channel] = NOTHING
 
     def plan(self, reason: str) -> None:
         """Leave the present broker some time soon: not all sessions at once."""
@@ -124,7 +141,7 @@ class Move:
         self.start_at = None
         self._since = journal.now
         assert journal.uplink is not None
-        self._attachment.dial_beside({journal.uplink.endpoint, *(self._lacking if self._seeks else ())})
+        self._attachment.dial_beside(frozenset((journal.uplink.endpoint, *(self._lacking if self._seeks else ()))))
 
     def _at_rest(self) -> bool:
         journal = self._journal
@@ -215,10 +232,10 @@ class Move:
             return
         if journal.policy.publish_guarantee == "as_sent" and not channel.ledgered and channel not in self._flushed:
             # What was published without confirms may still be returned, before the answer to this.
-            self._flushed.add(channel)
+            self._flushed |= {channel}
             self._ask(channel, m.ChannelFlow(True))
             return
-        self._flushed.discard(channel)
+        self._flushed -= {channel}
         del self._until[channel]
         self._restarts.begin(channel, "", open_upstream=True, redeclare=False, polite=True)
 
@@ -240,7 +257,7 @@ class Move:
     def _resume(self, channel: Channel) -> None:
         """Let it work on where it is."""
         self._until.pop(channel, None)
-        self._flushed.discard(channel)
+        self._flushed -= {channel}
         paused = self._journal.phase is Phase.RUNNING and any(entry.paused for entry in channel.setup)
         cancels = [each for each in channel.pending if each.request == CANCEL and each.answered is not None]
         ended = [m.decode(m.BasicCancel, each.frame[7:-1]).consumer_tag for each in cancels]

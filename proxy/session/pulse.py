@@ -15,6 +15,16 @@ UNREAD_BEAT_S = 2.0
 class Pulse:
     """When was each side heard and spoken to? Half an interval of silence on our part makes a heartbeat due."""
 
+    __slots__ = (
+        "_client_said_at",
+        "_excused_since",
+        "_journal",
+        "broker_unread_at",
+        "client_heard_at",
+        "client_unread_at",
+        "reading",
+    )
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.client_heard_at = journal.now

@@ -24,6 +24,17 @@ from proxy.session.setup import REPLIES, Setup
 class Requests:
     """The client's side of the journal. It is the owner that the client's scanner talks to."""
 
+    __slots__ = (
+        "_declarations",
+        "_greeting",
+        "_settlements",
+        "channels",
+        "counters",
+        "covers_publishes",
+        "forces_mandatory",
+        "journal",
+    )
+
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.channels = journal.channels

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from proxy.amqp import methods as m
 from proxy.session.channel import NO_CONTENT, Channel
-from proxy.session.journal import Journal
+from proxy.session.journal import NOTHING, Journal
 from proxy.session.requests import Requests
 from proxy.session.restoration import Restoration
 
 
 class Restarts:
     """Channels that must be opened anew behind the client's back, each at its own pace and within its own limit."""
+
+    __slots__ = ("_channels", "_journal", "_polite", "_reasons", "_requests", "_restoration")
 
     def __init__(self, journal: Journal, restoration: Restoration, requests: Requests) -> None:
         self._journal = journal
@@ -19,7 +21,7 @@ class Restarts:
         self._channels: list[Channel] = []
         # Why those are to be set up again that still wait for the end of a content.
         self._reasons: dict[Channel, str] = {}
-        self._polite: set[Channel] = set()
+        self._polite: frozenset[Channel] = NOTHING
 
     def begin(
         self, channel: Channel, reason: str, *, open_upstream: bool, redeclare: bool, polite: bool = False
@@ -49,7 +51,7 @@ class Restarts:
         if channel.restart_deadline is None:
             channel.restart_deadline = journal.now + policy.failover_timeout_s
         if polite:
-            self._polite.add(channel)
+            self._polite |= {channel}
             channel.restart_deadline = journal.now + policy.move_timeout_s
             channel.restart_at = journal.now
             return
@@ -72,7 +74,7 @@ class Restarts:
             self._channels.remove(channel)
         self._reasons.pop(channel, None)
         if channel in self._polite:
-            self._polite.remove(channel)
+            self._polite -= {channel}
             channel.healed()  # nothing was wrong with it
 
     def due(self) -> list[float | None]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel
-from proxy.session.journal import Journal
+from proxy.session.journal import NOTHING, Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
 from proxy.session.pending import Pending
 from proxy.session.restraint import Restraint
@@ -46,8 +45,8 @@ class Restoration:
         self._patient_until = 0.0
         self.awaited_until = 0.0
         # What this round has not got, and what the last one has not got: channels that use it wait for it.
-        self._refused_now: set[Entity] = set()
-        self.missing: set[Entity] = set()
+        self._refused_now: frozenset[Entity] = NOTHING
+        self.missing: frozenset[Entity] = NOTHING
         # Some channels that have waited may go on.
         self.released = False
         # When to try again what another connection still holds.
@@ -86,7 +85,7 @@ class Restoration:
         self._declarations = self.journal.topology.replay()
         self._next = 0
         self._attempts = 0
-        self._refused_now = set()
+        self._refused_now = NOTHING
         if not self.missing:
             self._patient_until = self.journal.now + PATIENCE_S
             # The rest of the time belongs to the channels: the connection must not end for one queue.
@@ -115,7 +114,7 @@ class Restoration:
         if uplink is not self.uplink:
             return
         self.uplink = None
-        self.missing = set()
+        self.missing = NOTHING
         self.released = False
         self._declarations = []
         self.topology_done = True
@@ -196,7 +195,7 @@ class Restoration:
             return
         method, owner = self._declarations[self._next]
         if awaited:
-            self._refused_now.add(entity_of(method))
+            self._refused_now |= {entity_of(method)}
         else:
             close = _judged(method, close)
             journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
@@ -222,7 +221,7 @@ class Restoration:
         self.topology_done = True
         self._declarations = []
         self._next = 0
-        self.missing, self._refused_now = self._refused_now, set()
+        self.missing, self._refused_now = self._refused_now, NOTHING
         if self.missing:
             self.retry_at = self.journal.now + self._pause_s()
 
@@ -260,7 +259,7 @@ class Restoration:
             del asked[0]
         if asked and asked[-1].request == m.CHANNEL_CLOSE and channel.covered and channel.ledger.unsettled:
             channel.park(asked.pop().frame)  # it waits once more for the confirms of what was published before it
-        channel.pending = deque(asked)
+        channel.pending = asked
         if journal.channels[channel.number] is not channel:
             return  # the client had asked to close it
         committing = any(request.dirty for request in asked)
@@ -308,13 +307,13 @@ class Restoration:
             return
         channel.attach(self.journal.uplink)
         channel.restart_at = None
-        asked, channel.pending = channel.pending, deque()
+        asked, channel.pending = channel.pending, []
         frame = method_frame(channel.number, m.ChannelOpen())
         opening = None
         if channel.opened:
             opening = Pending(m.CHANNEL_OPEN, frame, hidden=True)
         elif asked and asked[0].request == m.CHANNEL_OPEN:
-            opening = asked.popleft()  # the client may have gone on without waiting for open-ok
+            opening = asked.pop(0)  # the client may have gone on without waiting for open-ok
         if opening is not None:
             channel.replay_until = self.journal.now + self.journal.policy.failover_timeout_s
             self.unanswered_until = self.unanswered_until or channel.replay_until

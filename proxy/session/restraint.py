@@ -16,6 +16,8 @@ class Restraint:
     hour. So waiting has an end.
     """
 
+    __slots__ = ("_journal", "due")
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         # When the first channel has waited for long enough.

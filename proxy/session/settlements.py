@@ -18,6 +18,8 @@ class Settlements:
     of them must reach nobody.
     """
 
+    __slots__ = ("_journal",)
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 

@@ -14,6 +14,8 @@ SAMPLE_INTERVAL_S = 1.0
 class Stopwatch:
     """Times the newest publish of some channel until its confirm, for `least_response_time`."""
 
+    __slots__ = ("_channel", "_journal", "_next_at", "_number", "_started_at", "_uplink")
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._channel: Channel | None = None

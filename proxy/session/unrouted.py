@@ -7,7 +7,6 @@ then returns such a message before it confirms it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEAD, HEADER, METHOD, OVERHEAD_BYTES
 from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
-from proxy.session.channel import CONFIRM, CONSIDERED, Channel
+from proxy.session.channel import CONFIRM, Channel
 from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
 from proxy.session.identity import mark_in
@@ -42,7 +41,7 @@ class Stray:
     """One publish that came back; `number` is its place in the ledger of its channel.
 
     `told` is of a transaction, which hears what becomes of it.
-    `taken`: it was tried again, and some queue may have it since.
+    `taken`: it was tried again, and some queue may have it since. `astray`: what is tried now has come back as well.
     """
 
     channel: Channel
@@ -52,6 +51,7 @@ class Stray:
     since: float
     told: Told | None = None
     taken: bool = False
+    astray: bool = False
 
     @property
     def awaited(self) -> bool:
@@ -66,20 +66,35 @@ class Unrouted:
     of `unsettled_bytes_max`. Once the cluster is well, what a broker says is believed again.
     """
 
+    __slots__ = (
+        "_any_taken",
+        "_attempts",
+        "_batch",
+        "_believed",
+        "_closing",
+        "_flight",
+        "_incoming",
+        "_incoming_left",
+        "_journal",
+        "_retry_at",
+        "_rewritten",
+        "_uplink",
+        "_waiting",
+    )
+
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._waiting: deque[Stray] = deque()
+        self._waiting: list[Stray] = []
         self._believed: dict[Route, float] = {}
         # A broker may write properties anew; if this one does, they tell nothing apart.
         self._rewritten = False
         self._retry_at: float | None = None
         self._attempts = 0
         self._batch = BATCH_MIN
-        # The courier: its connection, what it has published by confirm number, and what of that came back.
+        # The courier: its connection, what it has published by confirm number.
         self._uplink: Uplink | None = None
         self._closing = False
         self._flight: dict[int, Stray] = {}
-        self._came_back: set[int] = set()
         self._any_taken = False
         self._incoming: list[bytes] = []
         self._incoming_left = 0
@@ -124,8 +139,7 @@ class Unrouted:
             self._believe(route)
             return
         channel.ledger.settle(number, multiple=False)
-        channel.withheld.add(number)
-        channel.confirm_path = CONSIDERED
+        channel.withhold(number)
         self._withhold(Stray(channel, number, frames, route, journal.now))
 
     def committed(self, channel: Channel, frames: bytes, told: Told) -> bool:
@@ -202,19 +216,18 @@ class Unrouted:
             return
         back = message_of(b"".join(self._incoming))
         self._incoming = []
-        out = ((tag, stray.frames) for tag, stray in self._flight.items() if tag not in self._came_back)
+        out = ((tag, stray.frames) for tag, stray in self._flight.items() if not stray.astray)
         found = self._next_like(back, out)
         if found is None:
             raise BrokerError("broker returned what nobody published")
-        self._came_back.add(found[0])
+        self._flight[found[0]].astray = True
 
     def _confirmed(self, tag: int, multiple: bool, *, nack: bool) -> None:
         journal = self._journal
         well = not journal.troubled(journal.now)
         for each in [own for own in self._flight if own == tag or (multiple and (own < tag or tag == 0))]:
             stray = self._flight.pop(each)
-            astray = each in self._came_back
-            self._came_back.discard(each)
+            astray, stray.astray = stray.astray, False
             if not astray and not nack:
                 self._any_taken = True
                 self._settle(stray)
@@ -264,7 +277,7 @@ class Unrouted:
         late = self._late()
         if late:
             gone = set(late)
-            self._waiting = deque(stray for stray in self._waiting if stray not in gone)
+            self._waiting = [stray for stray in self._waiting if stray not in gone]
             self._give_up(late, "no queue took it in time")
         self._retry_at = None
         if self._waiting:
@@ -291,8 +304,9 @@ class Unrouted:
             uplink.tell(courier, m.ConfirmSelect(nowait=True))
         self._any_taken = False
         size = 0
-        while self._waiting and len(self._flight) < self._batch and size < BATCH_BYTES_MAX:
-            stray = self._waiting.popleft()
+        for stray in self._waiting:
+            if len(self._flight) >= self._batch or size >= BATCH_BYTES_MAX:
+                break
             fitted = self._journal.fitted_again if stray.taken else self._journal.fitted
             frames = addressed(bytes(fitted(stray.frames)), courier)
             force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
@@ -300,6 +314,7 @@ class Unrouted:
             self._flight[uplink.courier_tag] = stray
             size += len(frames)
             uplink.out.append(memoryview(frames))
+        del self._waiting[: len(self._flight)]
 
     def _pace(self) -> None:
         """Go on at once while queues take something, else later and later."""
@@ -322,9 +337,9 @@ class Unrouted:
         self._journal.counters.replayed_publishes += len(self._flight)
         for stray in self._flight.values():
             stray.taken = True
-        self._waiting.extendleft(reversed(self._flight.values()))
+            stray.astray = False
+        self._waiting[:0] = self._flight.values()
         self._flight.clear()
-        self._came_back.clear()
         self._incoming = []
         self._any_taken = False
         self._pace()
@@ -339,7 +354,7 @@ class Unrouted:
         if stray.told is not None:
             stray.told(nack)
             return
-        if stray.number not in channel.withheld:
+        if channel.withheld is None or stray.number not in channel.withheld:
             return  # the channel is over
         channel.withheld.discard(stray.number)
         channel.choose_confirm_path()

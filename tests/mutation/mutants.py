@@ -57,7 +57,7 @@ MUTANTS = (
         "a reply waits for room that it doesn't need",
     ),
     Mutant(
-        "            self.pending.appendleft(self.held_get)\n",
+        "            self.pending.insert(0, self.held_get)\n",
         "",
         "a get whose answer was cut is never answered",
     ),
@@ -84,8 +84,8 @@ MUTANTS = (
     ),
     # Topology that is not there yet.
     Mutant(
-        "        self.missing, self._refused_now = self._refused_now, set()\n",
-        "        self._refused_now = set()\n",
+        "        self.missing, self._refused_now = self._refused_now, NOTHING\n",
+        "        self._refused_now = NOTHING\n",
         "what another connection holds is not asked for again",
     ),
     Mutant(
@@ -120,23 +120,33 @@ MUTANTS = (
         "a client gets larger frames than it has agreed to",
     ),
     Mutant(
-        "        uplink.lacks = self.journal.offered - able\n",
+        "        uplink.lacks = self.journal.offered - able or NOTHING\n",
         "        uplink.lacks = able - self.journal.offered\n",
         "a broker that cannot do what the client was offered is as good as any",
     ),
     # What no queue takes.
+    Mutant(
+        "            stray.astray = False\n        self._waiting[:0]",
+        "        self._waiting[:0]",
+        "what came back once is taken for what comes back every time",
+    ),
+    Mutant(
+        "        del self._waiting[: len(self._flight)]\n",
+        "",
+        "what is tried again is tried twice",
+    ),
     Mutant(
         "        if multiple and channel.withheld:\n",
         "        if multiple and not channel.withheld:\n",
         "a multiple confirm covers what is withheld",
     ),
     Mutant(
-        "        channel.ledger.settle(number, multiple=False)\n        channel.withheld.add(number)\n",
-        "        channel.withheld.add(number)\n",
+        "        channel.ledger.settle(number, multiple=False)\n        channel.withhold(number)\n",
+        "        channel.withhold(number)\n",
         "what came back is published twice after a failover",
     ),
     Mutant(
-        "        self._waiting.extendleft(reversed(self._flight.values()))\n",
+        "        self._waiting[:0] = self._flight.values()\n",
         "",
         "what the courier had published is forgotten with its broker",
     ),
@@ -267,7 +277,7 @@ MUTANTS = (
         "a nack during the recovery is passed to the client",
     ),
     Mutant(
-        "            self.parked.appendleft(unfinished)\n            self.load.parked_bytes += len(unfinished)\n",
+        "            self.parked.insert(0, unfinished)\n            self.load.parked_bytes += len(unfinished)\n",
         "",
         "the beginning of a half publish is lost",
     ),
@@ -321,13 +331,13 @@ MUTANTS = (
     ),
     # Requests.
     Mutant(
-        "request = channel.pending.popleft()",
+        "request = channel.pending.pop(0)",
         "request = channel.pending[0]",
         "a request is answered more than once",
     ),
     Mutant(
-        "self.pending = deque(request for request in self.pending if not request.hidden)",
-        "self.pending = deque(self.pending)",
+        "self.pending = [request for request in self.pending if not request.hidden]",
+        "self.pending = list(self.pending)",
         "the steps of a replay are replayed as well",
     ),
     Mutant(

@@ -251,7 +251,6 @@ async def test_a_bug_ends_its_session_with_541_and_no_other(brokers) -> None:
 
     async with shell(brokers[0]) as proxy:
         unlucky, other = await RawClient.running(proxy.port), await RawClient.running(proxy.port)
-        proxy.drivers[0].engine.requests.open_channel = bug
         proxy.drivers[0].engine.from_client = bug
 
         unlucky.say(on(1, m.ChannelOpen()))
