@@ -83,7 +83,7 @@ class AdminServer:
 
     async def _livez(self, request: web.Request) -> web.Response:
         del request
-        return _json(200, {"status": "alive"})
+        return _json(200, {"status": "alive", "build": asdict(self._vitals.build)})
 
     async def _readyz(self, request: web.Request) -> web.Response:
         del request

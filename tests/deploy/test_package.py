@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -70,3 +72,15 @@ def test_without_a_compiler_the_build_falls_back_and_says_so(tmp_path: Path) -> 
 def test_a_required_compilation_that_fails_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="no/such/compiler"):
         build_wheel(tmp_path, CC="/no/such/compiler", SIDEHOP_REQUIRE_EXT="1")
+
+
+def test_a_wheel_that_is_not_compiled_fails_the_test_of_the_wheel(tmp_path: Path) -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    shutil.copytree(ROOT / "proxy", tmp_path / "proxy", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    command = shlex.split(wanted["test-command"])
+    assert command[0] == "python"
+    done = subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert wanted["environment"] == {"SIDEHOP_REQUIRE_EXT": "1"}
+    assert done.returncode == 1
+    assert "AssertionError: not compiled" in done.stderr

@@ -39,7 +39,12 @@ async def admin(request):
 async def test_alive_as_long_as_it_answers(admin):
     admin.sidecar.listener.listening = False
     status, body, _ = await admin.ask("/livez")
-    assert (status, body) == (200, {"status": "alive"})
+    assert (status, body["status"]) == (200, "alive")
+
+
+async def test_it_tells_which_build_answers_and_whether_that_is_compiled(admin):
+    _, body, _ = await admin.ask("/livez")
+    assert body["build"] == {"version": "1.2.3", "python": "3.11.7", "compiled": True, "loop": "uvloop"}
 
 
 async def test_ready_with_a_listener_and_a_usable_broker(admin):
