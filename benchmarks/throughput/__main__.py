@@ -27,8 +27,8 @@ REAL_SIZES_BYTES = (100, 16384)
 SMALL_BYTES = (100,)
 
 
-def main() -> int:
-    asked = _arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _arguments(arguments)
     stand.end_on_sigterm()
     modes = asked.modes.split(",")
     notes = [
@@ -39,7 +39,7 @@ def main() -> int:
         modes.remove(mode)
         notes.append(f"{mode} is not installed ({remedy}){': no ratios' if mode == 'haproxy' else ''}")
     _say(
-        f"this takes about {minutes(asked, len(modes)):.0f} minutes; --rounds, --seconds, --kinds and --sizes ask less"
+        f"throughput: about {minutes(asked, len(modes)):.0f} minutes; --rounds, --seconds, --kinds and --sizes ask less"
     )
     ports = stand.Ports(asked.port_base)
     samples: list[Sample] = []
@@ -104,7 +104,7 @@ def _rounds(
                          f"{sample.rate:,.0f}/s{took}")  # fmt: skip
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.throughput",
         description=__doc__,
@@ -131,7 +131,7 @@ def _arguments() -> argparse.Namespace:
         default=stand.DEFAULT_PORT_BASE,
         help="the first of 107 ports; default %(default)s",
     )
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     if unknown := set(asked.modes.split(",")) - set(WAYS):
         parser.error(f"--modes: {', '.join(sorted(unknown))} unknown; of {', '.join(WAYS)}")
     return asked
