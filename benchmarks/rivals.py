@@ -32,7 +32,7 @@ def haproxy_config(listen: int, endpoints: Sequence[str]) -> str:
     )
     return f"""global
   nbthread 1
-  maxconn 8192
+  maxconn 9800
 defaults
   mode tcp
   timeout connect 2s

@@ -202,6 +202,12 @@ class Program:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
+    def wakeups(self) -> int:
+        """How often its threads have gone to sleep so far."""
+        statuses = Path(f"/proc/{self.pid}/task").glob("*/status")
+        lines = [line for status in statuses for line in status.read_text().splitlines()]
+        return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
     def stop(self, grace_s: float = 5.0) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -7,7 +7,8 @@
  *   load paced    HOST:PORT SIZE SECONDS SESSIONS CHANNELS RATE
  *                                                  RATE confirmed publishes a second in all, spread over the channels
  *   load sessions HOST:PORT SIZE SECONDS           connect, handshake, channel, one publish, close; eight at a time
- *   load idle     HOST:PORT COUNT                  open sessions with one channel each, hold them until stdin ends
+ *   load idle     HOST:PORT COUNT                  open sessions with one channel each, hold them until stdin ends;
+ *                                                  heartbeats both ways, whose absence is an error
  *
  * The first four open their sessions and use them a little, print "ready", and wait for a line before what counts
  * begins. trip prints its times in microseconds, sorted, one a line; the others print "messages seconds".
@@ -18,6 +19,8 @@
 
 #include "wire.h"
 
+/* What RabbitMQ suggests. */
+enum { HEARTBEAT_S = 60 };
 /* Unsettled bytes in flight: what a busy publisher allows itself, for the large messages. */
 enum { WINDOW_BYTES = 8 << 20, WARM_UP = 100, CHANNEL_MAX = 1024, OPENERS = 8 };
 
@@ -50,7 +53,7 @@ static void open_channel(Client *c, uint16_t channel) {
   uint8_t *payload = begin_method(&c->w, channel, ID(20, 10));
   shortstr(&c->w, ""), end_frame(&c->w, payload);
 }
-static Client dial(const char *target) {
+static Client dial_beating(const char *target, int heartbeat_s) {
   char host[64];
   int port, one = 1;
   if (sscanf(target, "%63[^:]:%d", host, &port) != 2) errno = 0, fail("HOST:PORT expected");
@@ -67,12 +70,13 @@ static Client dial(const char *target) {
   u32(&c.w, 0), shortstr(&c.w, "PLAIN"), u32(&c.w, 12), raw(&c.w, "\0guest\0guest", 12), shortstr(&c.w, "en_US");
   end_frame(&c.w, payload), flush(&c), expect(&c, ID(10, 30));
   payload = begin_method(&c.w, 0, ID(10, 31));
-  u16(&c.w, CHANNEL_MAX), u32(&c.w, FRAME_MAX), u16(&c.w, 0), end_frame(&c.w, payload);
+  u16(&c.w, CHANNEL_MAX), u32(&c.w, FRAME_MAX), u16(&c.w, heartbeat_s), end_frame(&c.w, payload);
   payload = begin_method(&c.w, 0, ID(10, 40));
   shortstr(&c.w, "/"), shortstr(&c.w, ""), u8(&c.w, 0), end_frame(&c.w, payload), flush(&c), expect(&c, ID(10, 41));
   open_channel(&c, 1), flush(&c), expect(&c, ID(20, 11));
   return c;
 }
+static Client dial(const char *target) { return dial_beating(target, 0); }
 /* The broker closes first, so that no port of this machine is held back behind a session that is over. */
 static void hang_up(Client *c) {
   uint8_t *payload = begin_method(&c->w, 0, ID(10, 50));
@@ -318,11 +322,33 @@ static void sessions(const char *target, size_t size, double seconds, const uint
   printf("%llu %.6f\n", (unsigned long long)opened, now() - start);
 }
 
+/* Half an interval after its last one each session says a heartbeat; after two silent ones its peer is dead. */
+static void beat(Client *clients, int count, double *said, double *heard) {
+  double time = now();
+  for (int n = 0; n < count; n++) {
+    if (time < said[n] + HEARTBEAT_S / 2.0) continue;
+    Client *c = clients + n;
+    Frame f;
+    while (recv(c->in.fd, c->out, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) {
+      if (fill(&c->in)) fail("connection lost");
+      while (buffered(&c->in, &f)) heard[n] = time;
+    }
+    if (time > heard[n] + 2 * HEARTBEAT_S) errno = 0, fail("no heartbeat came");
+    end_frame(&c->w, begin_frame(&c->w, HEARTBEAT, 0)), flush(c);
+    said[n] = time;
+  }
+}
+
 static void idle(const char *target, int count) {
   Client *clients = malloc(count * sizeof *clients);
-  for (int n = 0; n < count; n++) clients[n] = dial(target);
+  double *said = malloc(count * sizeof *said), *heard = malloc(count * sizeof *heard);
+  for (int n = 0; n < count; n++) {
+    clients[n] = dial_beating(target, HEARTBEAT_S), said[n] = heard[n] = now();
+    if (n % 256 == 0) beat(clients, n, said, heard);
+  }
   printf("ready\n"), fflush(stdout);
-  while (getchar() != EOF);
+  struct pollfd told = {0, POLLIN, 0};
+  while (!poll(&told, 1, 250)) beat(clients, count, said, heard);
 }
 
 int main(int argc, char **argv) {
