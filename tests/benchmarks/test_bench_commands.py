@@ -21,6 +21,7 @@ def run(module: str, *arguments: str) -> subprocess.CompletedProcess:
     [
         ("benchmarks", ("--into", "--quick", "--port-base", "benchmarks.throughput")),
         ("benchmarks.curves", (*CURVES, "--modes", "--rounds", "--seconds", "--json")),
+        ("benchmarks.flames", ("linux-perf", "--workloads", "--seconds", "--into")),
         ("benchmarks.charts", ("throughput.json", "curves.json")),
     ],
 )
