@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -24,7 +26,7 @@ from benchmarks.throughput.rig import KINDS, Rig
 WORKLOADS = ("confirm", "consume", "trip")
 SIZE_BYTES = 1024
 SAMPLES_PER_S = 499
-# perf needs a moment to attach; the load goes on for that much longer.
+# perf needs a moment to attach, once it has made its file.
 ATTACH_S = 1.0
 TRIPS_PER_S = 5000
 WIDTH, ROW = 1200, 17
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="sidehop-flames-") as name:
             for workload in asked.workloads:
                 stacks = fold(_sampled(workload, Path(name), asked))
+                if not stacks:
+                    print(f"perf took no sample of {workload}; ask for more --seconds", file=sys.stderr)
+                    return 2
                 target = asked.into / f"flame-{workload}.svg"
                 title = f"{workload}, {asked.size} B: {sum(stacks.values())} samples; {stand.circumstances()}"
                 target.write_text(draw(title, stacks))
@@ -67,19 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sampled(workload: str, folder: Path, asked: argparse.Namespace) -> list[str]:
     """What `perf script` says of Sidehop under this workload."""
-    rig, ports, data = Rig(folder), stand.Ports(asked.port_base), folder / "perf.data"
-    kind, seconds = KINDS[workload], asked.seconds + ATTACH_S
+    rig, ports, data = Rig(folder), stand.Ports(asked.port_base), folder / f"{workload}.data"
+    kind, seconds = KINDS[workload], asked.seconds
     with rig.broker(ports.fake_broker) as address, stand.way("sidehop", folder, ports, [address]) as way:
         assert way.proxy is not None
         trips = int(TRIPS_PER_S * seconds)
         words = kind.words.format(address=way.addresses[0], size=asked.size, seconds=seconds, trips=trips)
         # Stacks are unwound from the tables that every library has; frame pointers few have.
         command = ["perf", "record", "-e", "cpu-clock", "-F", str(SAMPLES_PER_S), "--call-graph", "dwarf,16384"]
-        command += ["-p", str(way.proxy.pid), "-o", str(data), "--", "sleep", str(asked.seconds)]
+        command += ["-p", str(way.proxy.pid), "-o", str(data)]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as perf:
+            while perf.poll() is None and not data.exists():
+                time.sleep(0.05)
+            time.sleep(ATTACH_S)
             rig.run(words, way, seconds, kind.sessions)
-            _, complaint = perf.communicate(timeout=asked.seconds + 60)
-        if perf.returncode:
+            perf.send_signal(signal.SIGINT)
+            _, complaint = perf.communicate(timeout=60)
+        if perf.returncode not in (0, -signal.SIGINT):
             raise stand.StandError(f"perf record: {complaint.strip()[-400:]}")
     told = subprocess.run(
         ["perf", "script", "-i", str(data), "--no-inline", "-F", "comm,ip,sym"],
