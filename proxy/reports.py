@@ -43,7 +43,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "publishes_unroutable": (
         "error",
-        "No queue took some publishes in time, while a broker was down; clients with confirms were told by a nack.",
+        "No queue took publishes in time, while a broker was down; confirms were a nack, commits 541.",
     ),
     "consumer_paused": ("warning", "A consumer's queue is out of reach; it is waited for, the client does not know."),
     "consumer_resumed": ("info", "A paused consumer gets messages again."),

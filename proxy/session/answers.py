@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.attachment import Attachment
 from proxy.session.cancellations import Cancellations
-from proxy.session.channel import HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, TX, Channel
+from proxy.session.channel import ASKED_MAX, HEADER_DUE, NO_CONTENT, TAG_GAP_MAX, TX, Channel
 from proxy.session.commits import Commits
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
@@ -21,6 +22,7 @@ from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
 
 ACCESS_REFUSED = 403
+_NAMED_TAG = re.compile(rb"delivery tag (\d{1,19})")
 
 # A message's tag is above those of all deliveries before it; a consumer that has ended gets none any more.
 _OVERTAKES_NOTHING = (m.BASIC_GET_OK, m.method_id(m.BasicCancelOk))
@@ -110,6 +112,8 @@ class Answers:
             return
         if channel.pending and ident in m.REPLIES[channel.pending[0].request]:
             self._answered(channel, ident, frame)
+            if len(channel.pending) == ASKED_MAX // 2:
+                self.journal.lifecycle.settled(channel)
             return
         handler_of = self._CHANNEL.get(ident)
         if handler_of is None:
@@ -213,10 +217,11 @@ class Answers:
     def owing(self) -> bool:
         """Something waits for the end of a publish."""
         copies = self.journal.copies
-        return bool(self._flow_asked) or (copies is not None and copies.owing)
+        return bool(self._flow_asked or self.journal.unsaid) or (copies is not None and copies.owing)
 
     def progress(self) -> None:
         """Say what had to wait for the end of a publish: the answer to `channel.flow`, and to copies."""
+        self.journal.say_rest()
         if self.journal.copies is not None:
             self.journal.copies.progress()
         for channel, (uplink, active) in list(self._flow_asked.items()):
@@ -244,7 +249,7 @@ class Answers:
             first.frame, first.unnamed = first.unnamed, b""
             journal.lifecycle.restart(channel, "generated queue name refused", open_upstream=False)
             return
-        journal.close_channel(channel, close)
+        journal.close_channel(channel, _translated(close, channel.offset))
 
     def _ignore(self, channel: Channel, frame: bytes) -> None:
         """An answer to something that is over."""
@@ -267,6 +272,16 @@ class Answers:
         m.method_id(m.BasicCancel): _cancel,
         m.BASIC_RETURN: _return,
     }
+
+
+def _translated(close: m.ChannelClose, offset: int) -> m.ChannelClose:
+    """An error that names a delivery names it by the client's number; the broker counts from its own beginning."""
+    named = _NAMED_TAG.search(close.reply_text)
+    if named is None or not offset:
+        return close
+    start, stop = named.span(1)
+    text = close.reply_text
+    return close._replace(reply_text=b"%b%d%b" % (text[:start], int(named[1]) + offset, text[stop:]))
 
 
 def _is_ours(request: Pending) -> bool:

@@ -202,7 +202,7 @@ class Cancellations:
             channel.forget_consumer(entry.tag)
             journal.topology.delete_queue(entry.queue)
         if journal.credentials is not None and journal.credentials.can(b"consumer_cancel_notify"):
-            journal.client_out.append(word)
+            journal.say(channel, word)
 
 
 def is_out_of_reach(close: m.ChannelClose) -> bool:

@@ -29,6 +29,9 @@ TAG_GAP_MAX = 2**32
 
 PLAIN, CONFIRM, TX = 0, 1, 2
 
+# So many requests of a channel may be without an answer; half of them must be answered before it goes on.
+ASKED_MAX = 256
+
 # `Channel.confirm_path`: what becomes of a broker's ack of publishes. Somebody has to think about it; it passes as it
 # is; it counts, and is told under the client's number to a client that has asked for confirms.
 CONSIDERED, PASSES, RENUMBERED = 0, 1, 2
@@ -149,6 +152,11 @@ class Channel:
         self.restarts = 0
         self.last_error = (0, b"")
         self.verdict: m.ChannelClose | None = None  # it is over; its client is told when its broker has closed it
+
+    @property
+    def may_flow(self) -> bool:
+        """Whether what the client sends may pass once the channel is attached and set up."""
+        return not self.discarding and not self.committing and len(self.pending) < ASKED_MAX
 
     @property
     def covered(self) -> bool:
@@ -338,6 +346,9 @@ class Channel:
         self.release()
         self.forgive()
         self.ledger.clear()
+        for request in self.pending:
+            if request.commit is not None:
+                request.commit.release(self.load)
         self.pending.clear()
         self.doubted.clear()
         self.withheld = None

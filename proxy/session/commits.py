@@ -30,26 +30,30 @@ class Commits:
         self._requests = requests
 
     def returned(self, channel: Channel) -> None:
-        """A publish of a transaction came back, whole. It is the client's if that wants publishes of it back.
-
-        So is what the session may not keep: to be told of a loss that was not asked for is better than none.
-        """
+        """A publish of a transaction came back, whole: the client's affair if it asked for that, else ours."""
         journal, load = self._journal, self._journal.load
         pieces = channel.release()
         commit = channel.pending[0].commit if channel.pending else None
-        size = sum(map(len, pieces))
-        if commit is None or load.unsettled_bytes + commit.astray_bytes + size > load.unsettled_bytes_max:
+        if commit is None:
             journal.counters.returns += 1
             journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
             return
+        if load.unsettled_bytes + sum(map(len, pieces)) > load.unsettled_bytes_max:
+            commit.lost = True
+            return
         back = m.decode(m.BasicReturn, bytes(pieces[0])[7:-1])
         publish = m.BasicPublish(0, back.exchange, back.routing_key, False, False)
-        commit.astray.append(b"".join((method_frame(channel.number, publish), *pieces[1:])))
-        commit.astray_bytes += size
+        frames = b"".join((method_frame(channel.number, publish), *pieces[1:]))
+        commit.astray.append(frames)
+        load.withhold(len(frames))
 
     def answered(self, channel: Channel, commit: Commit, frame: bytes) -> None:
         """The broker's answer: the client's at once, or when queues have all of it."""
         commit.answer = frame
+        commit.release(self._journal.load)
+        if commit.lost:
+            self._refuse(channel)
+            return
         taken = partial(self._taken, channel, commit)
         commit.waiting = sum(self._unrouted.committed(channel, frames, taken) for frames in commit.astray)
         commit.astray.clear()
@@ -59,15 +63,19 @@ class Commits:
     def _taken(self, channel: Channel, commit: Commit, nack: bool) -> None:
         """One more publish is taken, or never will be, which is the end of the channel."""
         commit.waiting -= 1
-        if channel.verdict is not None or self._journal.channels[channel.number] is not channel:
+        over = channel.verdict is not None or channel.awaits_close_ok
+        if over or self._journal.channels[channel.number] is not channel:
             return
         if nack:
-            text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
-            channel.verdict = m.ChannelClose(541, text, 90, 20)
-            self._journal.lifecycle.restart(channel, "a commit found no queue", open_upstream=True)
+            self._refuse(channel)
         elif not commit.waiting:
             self._tell(channel, commit)
 
+    def _refuse(self, channel: Channel) -> None:
+        text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
+        channel.verdict = m.ChannelClose(541, text, 90, 20)
+        self._journal.lifecycle.restart(channel, "a commit found no queue", open_upstream=True)
+
     def _tell(self, channel: Channel, commit: Commit) -> None:
-        self._journal.client_out.append(commit.answer)
+        self._journal.say(channel, commit.answer)
         self._requests.committed(channel)

@@ -102,7 +102,8 @@ class Ending:
     def progress(self) -> None:
         """Go on from the flush when it is done."""
         journal = self._journal
-        if journal.phase is Phase.FLUSHING and not journal.load.parked_bytes and not journal.covered_unsettled():
+        load = journal.load
+        if journal.phase is Phase.FLUSHING and not (load.parked_bytes or load.withheld or journal.covered_unsettled()):
             self._close_broker()
         if not self.client_here:
             journal.client_out.clear()

@@ -87,6 +87,7 @@ class Journal:
         "stirred",
         "topology",
         "troubled",
+        "unsaid",
         "uplink",
         "vhost",
         "via",
@@ -136,6 +137,7 @@ class Journal:
         self.recovered_at: float | None = None
         # A frame was thought about, so that something may have become possible.
         self.stirred = False
+        self.unsaid: list[tuple[Channel, bytes]] = []
         self._told_blocked = False
         self._compacted_at = now
         self.secret_updates: list[tuple[bytes, bytes]] = []
@@ -275,6 +277,20 @@ class Journal:
     def tell_client(self, number: int, method: tuple[object, ...]) -> None:
         """Queue a method for the client."""
         self.client_out.append(method_frame(number, method))
+
+    def say(self, channel: Channel, frame: bytes) -> None:
+        """Queue a frame for the client that no broker has placed between others: not inside a delivery that streams."""
+        if channel.streaming:
+            self.unsaid.append((channel, frame))
+        else:
+            self.client_out.append(frame)
+
+    def say_rest(self) -> None:
+        """Say what had to wait for the end of a delivery, if its channel is still there to hear it."""
+        unsaid, self.unsaid = self.unsaid, []
+        for channel, frame in unsaid:
+            if not channel.awaits_close_ok and self.channels[channel.number] is channel:
+                self.say(channel, frame)
 
     def report(self, event: str, **facts: object) -> None:
         """Say what happened; the shell adds who this session is."""

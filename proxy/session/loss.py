@@ -20,8 +20,11 @@ _NODE_LEAVES = re.compile(rb"reason 'shutdown'|maintenance mode")
 # One virtual host failed there: its clients have to leave, the node is fine for all others.
 _VHOST_DOWN = re.compile(rb"vhost '.*' is down", re.DOTALL)
 _OBJECT_DELETED = re.compile(rb"(vhost|user) '.*' is deleted", re.DOTALL)
-# An operator's close is recovered from at most this often, and internal errors of brokers are old after that time.
+# An operator's close is recovered from at most this often.
 FORCED_CLOSE_PAUSE_S = 60.0
+# After so long without an internal error a cluster was at rest; it may come into trouble so often in that time.
+REST_S = 10.0
+TROUBLES_MAX, TROUBLES_IN_S = 10, 600.0
 
 
 class Loss:
@@ -55,7 +58,7 @@ class Loss:
         self._requests = requests
         self._ending = ending
         self._forced_at: float | None = None
-        self._failing_since = 0.0
+        self._failing_since: list[float] = []
         self._failed_at = -math.inf
 
     def closed(self, uplink: Uplink, close: m.ConnectionClose) -> None:
@@ -97,13 +100,15 @@ class Loss:
         """Whether internal errors are still the cluster's affair: for as long as any failover may take.
 
         A queue without a leader costs whoever asks it for a message the connection, and a stream whose coordinator has
-        no quorum whoever wants to read it, on every node. A request that breaks a broker ends here as well.
+        no quorum whoever wants to read it, on every node. A request that breaks a broker ends here as well: at once and
+        again and again, or every now and then.
         """
         now = self._journal.now
-        if now >= self._failed_at + FORCED_CLOSE_PAUSE_S:
-            self._failing_since = now
+        if now >= self._failed_at + REST_S:
+            self._failing_since = [since for since in self._failing_since if now < since + TROUBLES_IN_S] + [now]
         self._failed_at = now
-        return now < self._failing_since + self._journal.policy.failover_timeout_s
+        spent = len(self._failing_since) > TROUBLES_MAX
+        return not spent and now < self._failing_since[-1] + self._journal.policy.failover_timeout_s
 
     def lost(self, uplink: Uplink, reason: str, outcome: Observation | None, cause: str = "operator_close") -> None:
         """A broker connection is over; its channels need another one. `cause` is for what is no outcome."""

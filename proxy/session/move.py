@@ -269,7 +269,7 @@ class Move:
                 frame = entry.again()
                 channel.out.append(frame)
                 channel.pending.append(Pending(entry.request, frame, hidden=True))
-        channel.flowing = not channel.discarding
+        channel.flowing = channel.may_flow
         self._requests.drain(channel)
 
     def _ask(self, channel: Channel, request: m.BasicCancel | m.ChannelFlow) -> None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from proxy.session.ledger import Load
+
 
 @dataclass(slots=True, eq=False)
 class Commit:
     """A transaction on its way. `astray`: its publishes that no queue took, `waiting`: how many of them none has yet.
 
-    `answer` waits for the last of them.
+    `answer` waits for the last of them. `lost`: there was no room to keep one.
     """
 
     astray: list[bytes] = field(default_factory=list)
-    astray_bytes: int = 0
     waiting: int = 0
+    lost: bool = False
     answer: bytes = b""
+
+    def release(self, load: Load) -> None:
+        """What came back is somebody else's to keep, or nobody's."""
+        for frames in self.astray:
+            load.withhold(-len(frames))
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
-from proxy.session.channel import CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
+from proxy.session.channel import ASKED_MAX, CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.copies import Handed
 from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
@@ -75,6 +75,8 @@ class Requests:
             handler(self, channel, frame, frame[7:-1])
         else:
             self._forward(channel, ident, frame)
+        if len(channel.pending) >= ASKED_MAX:
+            channel.flowing = False  # what is not answered is kept; what follows it is parked, which has a limit
 
     def cover_publishes(self, channel: Channel) -> None:
         """Turn confirms on behind the back of a publisher that uses none."""
@@ -107,7 +109,9 @@ class Requests:
                 self.settled(channel)
 
     def settled(self, channel: Channel) -> None:
-        """What waited for hidden confirms may go on."""
+        """What waited for hidden confirms, or for many answers, may go on."""
+        if len(channel.pending) == ASKED_MAX // 2 and not channel.flowing:
+            self.answered(channel)
         if channel.settling_until is not None and self.journal.attached:
             channel.flowing = True
             self.drain(channel)
@@ -117,8 +121,13 @@ class Requests:
     def committed(self, channel: Channel) -> None:
         """What was sent behind a commit may go on, unless the channel is being set up again."""
         channel.committing = False
-        if channel.uplink is not None and channel.restart_at is None and not channel.muted:
-            channel.flowing = not channel.discarding
+        self.answered(channel)
+
+    def answered(self, channel: Channel) -> None:
+        """What waited for answers may go on, unless it waits for something else as well."""
+        elsewhere = channel.restart_at is not None or channel.restart_wanted or channel.settling_until is not None
+        if channel.uplink is not None and not channel.muted and not elsewhere:
+            channel.flowing = channel.may_flow
             self.drain(channel)
 
     # Channels.
@@ -164,7 +173,7 @@ class Requests:
         if channel.publish_left <= 0:
             channel.publish_left = NO_CONTENT
             channel.discarding = False
-            channel.flowing = self.journal.attached and channel.restart_at is None
+            channel.flowing = self.journal.attached and channel.restart_at is None and channel.may_flow
 
     def _forward(
         self, channel: Channel, ident: int, frame: bytes, answered: Callable[[bytes], None] | None = None

@@ -33,6 +33,8 @@ class Restarts:
         """
         journal = self._journal
         policy = journal.policy
+        if channel.awaits_close_ok:
+            return
         channel.restart_topology = redeclare
         self._reasons.pop(channel, None)
         if channel not in self._channels:
@@ -42,8 +44,9 @@ class Restarts:
             channel.flowing = False  # the publish under way may end; what the client sends behind it waits
             self._reasons[channel] = reason
             return
+        closing = channel.muted
         self._restoration.detach(channel, lost=not open_upstream)
-        if open_upstream:
+        if open_upstream and not closing:
             channel.tell_broker(m.ChannelClose(200, b"set up again"))
         if channel.awaits_close_ok:
             return

@@ -330,7 +330,7 @@ class Restoration:
             self._set_up(channel, [entry for entry in channel.setup if entry.queue != DIRECT_REPLY_TO])
         for request in asked:
             self._ask(channel, request)
-        channel.flowing = not channel.discarding and not channel.committing
+        channel.flowing = channel.may_flow
 
     def _ask(self, channel: Channel, request: Pending) -> None:
         channel.out.append(request.frame)

@@ -24,6 +24,11 @@ class Stopwatch:
         self._started_at = 0.0
         self._next_at = journal.now
 
+    @property
+    def since(self) -> float | None:
+        """Since when a publish that is measured waits for its confirm."""
+        return self._started_at if self._channel is not None else None
+
     def published(self) -> None:
         """The client may have published: start a measurement if none is running and one is due."""
         journal = self._journal

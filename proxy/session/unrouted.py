@@ -7,11 +7,11 @@ then returns such a message before it confirms it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import BODY, HEAD, HEADER, METHOD, OVERHEAD_BYTES
+from proxy.amqp.frames import BODY, HEAD, HEADER, METHOD, OVERHEAD_BYTES, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.channel import CONFIRM, Channel
@@ -22,48 +22,23 @@ from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import force_mandatory
 from proxy.session.message import Message, addressed, message_of
 from proxy.session.stamp import unstamped
+from proxy.session.stray import Route, Stray, Told
 from proxy.session.uplink import Uplink
 
 # A route that led nowhere in a well cluster is believed to lead nowhere for so long, as an event that nobody wants.
-BELIEF_S = 60.0
+BELIEF_S = 10.0
 ROUTES_MAX = 1024
 # How many are tried together: few while they keep coming back, more each time that some are taken.
 BATCH_MIN, BATCH_MAX = 16, 1024
+PATIENCE_S = 1.0
 BATCH_BYTES_MAX = 1024 * 1024
-
-Route = tuple[bytes, bytes]
-# What is called when a publish is taken, or, with True, never will be.
-Told = Callable[[bool], None]
-
-
-@dataclass(slots=True, eq=False)
-class Stray:
-    """One publish that came back; `number` is its place in the ledger of its channel.
-
-    `told` is of a transaction, which hears what becomes of it.
-    `taken`: it was tried again, and some queue may have it since. `astray`: what is tried now has come back as well.
-    """
-
-    channel: Channel
-    number: int
-    frames: bytes
-    route: Route
-    since: float
-    told: Told | None = None
-    taken: bool = False
-    astray: bool = False
-
-    @property
-    def awaited(self) -> bool:
-        """Whether its publisher hears of it."""
-        return self.told is not None or self.channel.mode == CONFIRM
 
 
 class Unrouted:
     """The strays of one session. A channel of our own, the courier, publishes them: no client's numbers are disturbed.
 
     Each waits at most `failover_timeout_s`, or, if no publisher hears of it, for as long as they fill no more than half
-    of `unsettled_bytes_max`. Once the cluster is well, what a broker says is believed again.
+    of `unsettled_bytes_max`. In a cluster that is well, what a broker says is believed.
     """
 
     __slots__ = (
@@ -71,12 +46,14 @@ class Unrouted:
         "_attempts",
         "_batch",
         "_believed",
-        "_closing",
+        "_closing_since",
         "_flight",
         "_incoming",
         "_incoming_left",
         "_journal",
+        "_published_at",
         "_retry_at",
+        "_review_at",
         "_rewritten",
         "_uplink",
         "_waiting",
@@ -89,11 +66,13 @@ class Unrouted:
         # A broker may write properties anew; if this one does, they tell nothing apart.
         self._rewritten = False
         self._retry_at: float | None = None
+        self._review_at: float | None = None
         self._attempts = 0
         self._batch = BATCH_MIN
         # The courier: its connection, what it has published by confirm number.
         self._uplink: Uplink | None = None
-        self._closing = False
+        self._closing_since: float | None = None
+        self._published_at = 0.0
         self._flight: dict[int, Stray] = {}
         self._any_taken = False
         self._incoming: list[bytes] = []
@@ -102,22 +81,37 @@ class Unrouted:
     @property
     def count(self) -> int:
         """How many publishes are withheld."""
-        return len(self._waiting) + len(self._flight)
+        return len(self._strays())
 
     def kept(self) -> list[bytes]:
         """The frames of each that is withheld."""
-        return [stray.frames for stray in (*self._flight.values(), *self._waiting)]
+        return [stray.frames for stray in self._strays()]
 
     @property
     def since(self) -> float:
         """When the first of them came back."""
-        return min(stray.since for stray in (*self._waiting, *self._flight.values()))
+        return min(stray.since for stray in self._strays())
+
+    @property
+    def until(self) -> float | None:
+        """How long the first of them waits at most whose publisher hears of it."""
+        awaited = [stray.since for stray in self._strays() if stray.awaited]
+        return min(awaited) + self._journal.policy.failover_timeout_s if awaited else None
+
+    def _strays(self) -> list[Stray]:
+        return [stray for stray in (*self._flight.values(), *self._waiting) if not stray.over]
 
     def due(self) -> list[float]:
-        """When some are to be tried again."""
-        if self._retry_at is None or self._flight or self._closing or not self._journal.attached:
+        """When some are to be tried again, or have waited long enough."""
+        if not self._journal.attached or not self._journal.load.withheld:
             return []
-        return [self._retry_at]
+        return [at for at in (self._try_at(), self._review_at) if at is not None]
+
+    def _try_at(self) -> float | None:
+        """One that a broker does not answer, as without a quorum, holds up the others only for a moment."""
+        if self._closing_since is not None or not self._waiting:
+            return None
+        return self._published_at + PATIENCE_S if self._flight else self._retry_at
 
     # What the brokers say.
 
@@ -135,8 +129,7 @@ class Unrouted:
             return
         number, frames, sent = found
         route = (sent.exchange, sent.routing_key)
-        if self._believed.get(route, 0.0) > journal.now:
-            self._believe(route)
+        if self._leads_nowhere(route):
             return
         channel.ledger.settle(number, multiple=False)
         channel.withhold(number)
@@ -146,8 +139,7 @@ class Unrouted:
         """A publish of a transaction that no queue took; False if nobody wants it, as is known of its route."""
         sent = message_of(frames)
         route = (sent.exchange, sent.routing_key)
-        if self._believed.get(route, 0.0) > self._journal.now:
-            self._believe(route)
+        if self._leads_nowhere(route):
             return False
         self._withhold(Stray(channel, 0, frames, route, self._journal.now, told))
         return True
@@ -157,6 +149,8 @@ class Unrouted:
         self._waiting.append(stray)
         journal.load.withhold(len(stray.frames))
         journal.counters.unrouted += 1
+        if self._review_at is None:
+            self._review_at = journal.now + journal.policy.failover_timeout_s
         if self._retry_at is None and not self._flight:
             doubtful = not journal.troubled(journal.now)
             self._retry_at = journal.now + (DOUBT_S if doubtful else journal.policy.retry_base_s)
@@ -192,8 +186,8 @@ class Unrouted:
         elif ident == m.BASIC_RETURN:
             self._incoming = [frame]
             self._incoming_left = -1
-        elif ident == m.CHANNEL_CLOSE_OK and self._closing:
-            self._closing = False
+        elif ident == m.CHANNEL_CLOSE_OK and self._closing_since is not None:
+            self._closing_since = None
             uplink.courier_tag = None
         elif ident == m.CHANNEL_CLOSE:
             uplink.tell(self._journal.courier, m.ChannelCloseOk())
@@ -228,6 +222,8 @@ class Unrouted:
         for each in [own for own in self._flight if own == tag or (multiple and (own < tag or tag == 0))]:
             stray = self._flight.pop(each)
             astray, stray.astray = stray.astray, False
+            if stray.over:
+                continue
             if not astray and not nack:
                 self._any_taken = True
                 self._settle(stray)
@@ -243,16 +239,19 @@ class Unrouted:
             self._pace()
             if nack and self._uplink is not None:
                 # Its first publish may have met a queue without a leader, and all later ones are refused for it.
-                self._closing = True
+                self._closing_since = journal.now
                 self._uplink.tell(journal.courier, m.ChannelClose(200, b"opened anew"))
 
     def _closed(self, close: m.ChannelClose) -> None:
         """A publish was refused: nobody knows which, unless there was only one."""
         if self._uplink is not None:
             self._uplink.courier_tag = None
-        self._closing = False
+        self._closing_since = None
         if len(self._flight) == 1:
-            self._give_up([self._flight.popitem()[1]], close.reply_text.decode("utf-8", "replace"))
+            self._give_up(
+                [stray for stray in self._flight.values() if not stray.over],
+                close.reply_text.decode("utf-8", "replace"),
+            )
         self._come_home()
         self._batch = 1
 
@@ -262,38 +261,35 @@ class Unrouted:
         """Try again what may be tried now."""
         journal = self._journal
         if journal.phase is Phase.ENDED:
-            for stray in (*self._flight.values(), *self._waiting):
-                journal.load.withhold(-len(stray.frames))
-            self._flight.clear()
-            self._waiting.clear()
+            self._end()
             return
         if self._uplink is not None and self._uplink not in journal.uplinks:
             self._uplink = None
-            self._closing = False
+            self._closing_since = None
             self._come_home()
-        uplink = journal.uplink
-        if uplink is None or not any(journal.now >= due for due in self.due()):
+        if journal.uplink is None:
             return
-        late = self._late()
-        if late:
-            gone = set(late)
-            self._waiting = [stray for stray in self._waiting if stray not in gone]
-            self._give_up(late, "no queue took it in time")
-        self._retry_at = None
-        if self._waiting:
-            self._publish(uplink)
+        if self._review_at is not None and journal.now >= self._review_at:
+            self._review()
+        try_at = self._try_at()
+        if try_at is not None and journal.now >= try_at:
+            self._retry_at = None
+            self._publish(journal.uplink)
 
-    def _late(self) -> list[Stray]:
-        """Those for whose confirm somebody has waited long enough; of the others only what there is no room for."""
+    def _review(self) -> None:
+        """Give up those for whose confirm somebody has waited long enough, of the others what there is no room for."""
         journal = self._journal
-        expired = journal.now - journal.policy.failover_timeout_s
+        patience_s = journal.policy.failover_timeout_s
         excess_bytes = journal.load.unsettled_bytes - journal.policy.unsettled_bytes_max // 2
         late = []
-        for stray in self._waiting:
-            if stray.since <= expired and (stray.awaited or excess_bytes > 0):
+        for stray in self._strays():
+            if stray.since + patience_s <= journal.now and (stray.awaited or excess_bytes > 0):
                 late.append(stray)
                 excess_bytes -= len(stray.frames)
-        return late
+        self._give_up(late, "no queue took it in time")
+        if self._uplink is not None and journal.now >= (self._closing_since or math.inf) + patience_s:
+            journal.lifecycle.broker_hangs(self._uplink)
+        self._review_at = journal.now + PATIENCE_S if self.count else None
 
     def _publish(self, uplink: Uplink) -> None:
         courier = self._journal.courier
@@ -303,10 +299,12 @@ class Unrouted:
             uplink.tell(courier, m.ChannelOpen())
             uplink.tell(courier, m.ConfirmSelect(nowait=True))
         self._any_taken = False
-        size = 0
+        self._published_at = self._journal.now
+        size = sent = 0
         for stray in self._waiting:
-            if len(self._flight) >= self._batch or size >= BATCH_BYTES_MAX:
+            if sent >= self._batch or len(self._flight) >= BATCH_MAX or size >= BATCH_BYTES_MAX:
                 break
+            sent += 1
             fitted = self._journal.fitted_again if stray.taken else self._journal.fitted
             frames = addressed(bytes(fitted(stray.frames)), courier)
             force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
@@ -314,7 +312,7 @@ class Unrouted:
             self._flight[uplink.courier_tag] = stray
             size += len(frames)
             uplink.out.append(memoryview(frames))
-        del self._waiting[: len(self._flight)]
+        del self._waiting[:sent]
 
     def _pace(self) -> None:
         """Go on at once while queues take something, else later and later."""
@@ -334,11 +332,11 @@ class Unrouted:
 
     def _come_home(self) -> None:
         """The courier is lost: what it had published is published again, whether a queue has taken it or not."""
-        self._journal.counters.replayed_publishes += len(self._flight)
-        for stray in self._flight.values():
-            stray.taken = True
-            stray.astray = False
-        self._waiting[:0] = self._flight.values()
+        back = [stray for stray in self._flight.values() if not stray.over]
+        self._journal.counters.replayed_publishes += len(back)
+        for stray in back:
+            stray.taken, stray.astray = True, False
+        self._waiting[:0] = back
         self._flight.clear()
         self._incoming = []
         self._any_taken = False
@@ -361,20 +359,38 @@ class Unrouted:
         journal.counters.confirms += 1
         if channel.mode == CONFIRM and stray.number > channel.confirm_base:
             own = stray.number - channel.confirm_base
-            journal.tell_client(channel.number, m.BasicNack(own, False, False) if nack else m.BasicAck(own, False))
+            word = m.BasicNack(own, False, False) if nack else m.BasicAck(own, False)
+            journal.say(channel, method_frame(channel.number, word))
         if not channel.unsettled:
             journal.lifecycle.settled(channel)
 
     def _give_up(self, strays: list[Stray], reason: str) -> None:
         """Say so: a client with confirms by a refusal, everybody in the log."""
-        first = strays[0].route
-        names = (name.decode("utf-8", "replace") for name in first)
-        exchange, routing_key = names
+        if not strays:
+            return
+        exchange, routing_key = (name.decode("utf-8", "replace") for name in strays[0].route)
         self._journal.report(
             "publishes_unroutable", count=len(strays), exchange=exchange, routing_key=routing_key, reason=reason
         )
+        gone = set(strays)
+        self._waiting = [stray for stray in self._waiting if stray not in gone]
         for stray in strays:
+            stray.over = True  # its number at the courier may still be answered
             self._settle(stray, nack=True)
+
+    def _end(self) -> None:
+        """The session is over."""
+        for stray in self._strays():
+            self._journal.load.withhold(-len(stray.frames))
+        if self.count:
+            self._journal.report("publishes_dropped", unconfirmed=self.count, parked_bytes=0)
+        self._flight.clear()
+        self._waiting.clear()
+
+    def _leads_nowhere(self, route: Route) -> bool:
+        """What a well cluster has said of a route holds for a while, and only while it is well."""
+        journal = self._journal
+        return self._believed.get(route, 0.0) > journal.now and not journal.troubled(journal.now)
 
     def _believe(self, route: Route) -> None:
         self._believed.pop(route, None)

@@ -43,6 +43,7 @@ def waits(session: Session) -> Iterator[Wait]:
         yield from _of_channels(session)
         yield from _of_brokers(session)
     yield from _of_pace(session)
+    yield from _of_answers(session)
 
 
 def _of_channels(session: Session) -> Iterator[Wait]:
@@ -98,7 +99,7 @@ def _of_queues(session: Session) -> Iterator[Wait]:
     if session.unrouted.count:
         since = session.unrouted.since
         reason = f"no queue takes {session.unrouted.count} publishes while a broker is down"
-        yield Wait(reason, (), since, since + policy.failover_timeout_s)
+        yield Wait(reason, (), since, session.unrouted.until)
 
 
 def _of_brokers(session: Session) -> Iterator[Wait]:
@@ -120,6 +121,17 @@ def _of_pace(session: Session) -> Iterator[Wait]:
         yield Wait("the client is not read until its broker takes what was sent to it", (), pulse.client_unread_at)
     if pulse.broker_unread_at is not None:
         yield Wait("the broker is not read until its client takes what was sent to it", (), pulse.broker_unread_at)
+
+
+def _of_answers(session: Session) -> Iterator[Wait]:
+    """What is under way at every moment, and matters only if it stays so: how long is the broker's affair."""
+    channels = session.journal.live_channels()
+    asking = _numbers(each for each in channels if each.pending and not each.hidden_pending)
+    if asking:
+        yield Wait(f"the broker has not answered what was asked on channels {list(asking)}", asking)
+    since = session.stopwatch.since
+    if since is not None:
+        yield Wait("the broker has not confirmed all that was published", (), since)
 
 
 def _numbers(channels: Iterable[Channel]) -> tuple[int, ...]:

@@ -99,8 +99,8 @@ MUTANTS = (
         "a channel is restored before its queue is there",
     ),
     Mutant(
-        "return now < self._failing_since + self._journal.policy.failover_timeout_s",
-        "return now < self._failed_at + self._journal.policy.failover_timeout_s",
+        "return not spent and now < self._failing_since[-1] + self._journal.policy.failover_timeout_s",
+        "return not spent and now < self._failed_at + self._journal.policy.failover_timeout_s",
         "a request that breaks brokers breaks them for ever",
     ),
     # Brokers with other limits.

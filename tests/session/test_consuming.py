@@ -388,3 +388,12 @@ def test_a_publish_to_an_exchange_that_is_gone_is_not_repeated_for_long():
         story = story << ToBroker(REOPENED, HIDDEN_CONFIRMS, poison, consume(1))
     story = story >> FromBroker(on(1, m.ChannelOpenOk()), gone) << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(gone)
     story.done()
+
+
+def test_an_error_names_a_delivery_by_the_clients_number():
+    story = (consuming() >> FromBroker(deliver(1, 1), deliver(1, 2), deliver(1, 3))).forget() >> FailOver()
+    story = (story.forget() >> FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1)) >> FromClient(ack(1, 9))).forget()
+    gone = m.ChannelClose(406, b"PRECONDITION_FAILED - unknown delivery tag 6", 60, 80)
+    text = b"PRECONDITION_FAILED - unknown delivery tag 9"
+    story = story >> FromBroker(on(1, gone)) << ToBroker(on(1, m.ChannelCloseOk()))
+    (story << ToClient(on(1, gone._replace(reply_text=text)))).done()

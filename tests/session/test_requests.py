@@ -22,7 +22,7 @@ from tests.support.engine import (
     running,
     with_channel,
 )
-from tests.support.engine_frames import bare, bind, consume, content, declare, exchange, nack, on, publish
+from tests.support.engine_frames import bare, bind, consume, content, declare, exchange, get_empty, nack, on, publish
 
 OPEN, OPEN_OK = on(1, m.ChannelOpen()), on(1, m.ChannelOpenOk())
 CLOSE, CLOSE_OK = on(1, m.ChannelClose(200, b"bye")), on(1, m.ChannelCloseOk())
@@ -214,3 +214,14 @@ def test_a_refused_publish_of_a_client_that_closes_reaches_it():
     story = with_channel() >> FromClient(SELECT) << ToBroker(SELECT) >> FromBroker(SELECT_OK) << ToClient(SELECT_OK)
     story = (story >> FromClient(publish(1), CLOSE)).forget()
     (story >> FromBroker(nack(1, 1), CLOSE_OK) << ToClient(nack(1, 1), CLOSE_OK)).done()
+
+
+def test_what_follows_many_unanswered_requests_is_parked_until_half_of_them_are_answered():
+    get, empty = on(1, m.BasicGet(0, b"q", no_ack=False)), get_empty(1)
+    story = (with_channel() >> FromClient(get * 300)).forget()
+    channel = story.session.journal.channels[1]
+    assert (len(channel.pending), len(channel.parked)) == (256, 44)
+    story = (story >> FromBroker(empty * 127)).forget()
+    assert (len(channel.pending), len(channel.parked)) == (129, 44)
+    story = (story >> FromBroker(empty)).forget()
+    assert (len(channel.pending), len(channel.parked)) == (172, 0)

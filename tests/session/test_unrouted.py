@@ -103,14 +103,28 @@ def test_it_is_tried_again_and_again_until_a_queue_takes_it():
 
 def test_when_the_time_is_over_the_client_is_told_that_it_is_not_stored():
     story = astray(troubled(failover_timeout_s=1.0)) >> FromBroker(returned(COURIER, b"m"), ack(COURIER, 1))
-    story = story >> After(0.5)
-    while story.to_broker:
-        story = story.forget() >> FromBroker(
-            returned(COURIER, b"m"), ack(COURIER, story.session.journal.uplink.courier_tag)
-        )
-        story = story >> After(0.6)
-    story = story << ToClient(nack(1, 1))
+    story = without_a_queue(story, b"m") << ToClient(nack(1, 1))
     (story << Reported("publishes_unroutable", {"count": 1, "exchange": "", "routing_key": "q"})).done()
+
+
+def test_one_that_the_courier_gets_no_answer_for_has_the_same_time_and_holds_up_no_other():
+    story = astray(troubled(failover_timeout_s=10.0, heartbeat_s=600.0))
+    story = (story >> FromClient(publish(1, b"n", key=b"other"))).forget()
+    story = (story >> FromBroker(returned(1, b"n", key=b"other"), ack(1, 2))).forget() >> After(1.1)
+    story = story << ToBroker(forced(b"n", key=b"other")) >> FromBroker(ack(COURIER, 2)) << ToClient(ack(1, 2))
+    story = story >> After(10.0) << ToClient(nack(1, 1))
+    assert story.session.unrouted.count == 0
+    (story >> FromBroker(ack(COURIER, 1))).done()
+
+
+def test_a_route_that_led_nowhere_is_not_believed_while_a_broker_is_down():
+    unwell = []
+    story = sent(confirming(heartbeat_s=3600), b"m") >> FromBroker(returned(1, b"m"), ack(1, 1))
+    story.session.journal.troubled = lambda _: bool(unwell)
+    story = ((story.forget() >> After(0.5)).forget() >> FromBroker(returned(COURIER, b"m"), ack(COURIER, 1))).forget()
+    unwell.append("rabbit1")
+    story = sent(story, b"m") >> FromBroker(returned(1, b"m"), ack(1, 2))
+    assert story.session.unrouted.count == 1
 
 
 def test_what_is_alike_is_told_apart_by_its_order():
@@ -130,6 +144,7 @@ def without_a_queue(story, body, rounds=6):
     for _ in range(rounds):
         story = story >> After(0.6)
         if any(report.event == "publishes_unroutable" for report in story.reports):
+            story.to_broker[:] = [each for each in story.to_broker if each[1:3] != COURIER.to_bytes(2, "big")]
             break
         last = story.session.journal.uplink.courier_tag
         count = sum(frame[7:11] == b"\0\x3c\0\x28" for frame in story.to_broker)
@@ -190,12 +205,13 @@ def test_a_transaction_whose_client_asks_for_returns_gets_them():
     (story >> FromBroker(returned(1, b"n"), COMMIT_OK) << ToClient(returned(1, b"n"), COMMIT_OK)).done()
 
 
-def test_what_a_session_may_not_keep_of_a_commit_is_returned_to_its_client():
+def test_a_commit_of_which_a_session_may_not_keep_all_ends_its_channel_with_the_truth():
     large = bytes(40_000)
     story = transacting(large, large, unsettled_bytes_max=65536).forget()
-    story = story >> FromBroker(returned(1, large), returned(1, large)) << ToClient(returned(1, large))
-    (story >> FromBroker(COMMIT_OK)).done()
-    assert story.session.unrouted.count == 1
+    story = story >> FromBroker(returned(1, large), returned(1, large), COMMIT_OK)
+    story = story << ToBroker(on(1, m.ChannelClose(200, b"set up again"))) >> FromBroker(CLOSE_OK) >> After(0.1)
+    text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
+    (story << ToClient(on(1, m.ChannelClose(541, text, 90, 20)))).done()
 
 
 def test_a_large_publish_of_a_transaction_comes_back_whole():

@@ -57,6 +57,20 @@ STATES = {
         True,
         60,
     ),
+    "an answer": (
+        lambda: (with_channel() >> FromClient(on(1, m.BasicGet(0, b"q", False)))).forget(),
+        "has not answered what was asked",
+        (1,),
+        False,
+        None,
+    ),
+    "a confirm": (
+        lambda: (confirming() >> FromClient(publish(1))).forget(),
+        "has not confirmed all",
+        (),
+        True,
+        None,
+    ),
     "a commit": (
         lambda: (transactional() >> FromClient(publish(1), bare(1, m.TX_COMMIT))).forget(),
         "waits for its answer",

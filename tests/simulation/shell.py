@@ -21,6 +21,7 @@ PARKED_ON_TOP_BYTES = 8 * 100_000
 # How long a wait may be before it must have a name.
 SILENT_WAIT_S = 1.0
 FORCED_CLOSE_PAUSE_S = 60.0
+REST_S = 10.0
 
 
 class Shell:
@@ -96,7 +97,7 @@ class Shell:
                 raise Violation("a second close within a minute was recovered from, and not told")
             self._forced_at = now
         elif "INTERNAL_ERROR" in reason:
-            if now >= self._failed_at + FORCED_CLOSE_PAUSE_S:
+            if now >= self._failed_at + REST_S:
                 self._failing_since = now
             elif now >= self._failing_since + self.session.journal.policy.failover_timeout_s:
                 raise Violation("internal errors without an end were recovered from, and not told")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from proxy.amqp import methods as m
 from proxy.amqp.frames import PROTOCOL_HEADER
 from proxy.reports import Report
+from proxy.session.channel import PLAIN
 from proxy.session.commands import Attached, CloseClient, Dial, HangUp, LookAround, Observe, ReadClient
 from proxy.session.credentials import Face
 from proxy.session.policy import SessionPolicy
@@ -223,9 +224,16 @@ class Story:
         if self.session.requests.forces_mandatory and side != "to the client":
             # Only a story that is about it says `mandatory`; what is not forced must not become so by this.
             pairs = zip(got, wanted, strict=False)
-            got = [plain(own) if plain(own) == other else own for own, other in pairs] + got[len(wanted) :]
+            got = [plain(own) if self._forced(own) and plain(own) == other else own for own, other in pairs]
         assert [shown(frame) for frame in got] == [shown(frame) for frame in wanted], side
         assert got == wanted, side
+
+    def _forced(self, frame: bytes) -> bool:
+        """Whether publishes of its channel are to be mandatory; not those that nothing and nobody waits for."""
+        channels = self.session.journal.channels
+        number = int.from_bytes(frame[1:3], "big")
+        channel = channels[number] if number < len(channels) else None
+        return channel is None or channel.mode != PLAIN or channel.ledgered
 
     def _happen(self, event: object) -> None:
         session = self.session
