@@ -150,7 +150,7 @@ class Channel:
 
     def _give_back(self, exchange: bytes, key: bytes, body: bytes, properties: bytes) -> None:
         back = on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key))
-        self.say(back + content(self.number, body, properties=properties))
+        self.say(back + content(self.number, body, self.connection.frame_max - 8, properties))
 
     def _take(self, number: int, key: bytes, body: bytes, properties: bytes) -> None:
         if self.connection.crashed and self.rng.random() < 0.5:

@@ -225,7 +225,8 @@ class Transactor(ClientChannel):
 
     def may_be_closed(self, close: m.ChannelClose) -> bool:
         """A loss ends work that is not committed, and a commit whose answer is not here."""
-        unknown = b"transaction outcome unknown" in close.reply_text
+        homeless = b"not all of it found a queue in time" in close.reply_text
+        unknown = homeless or b"transaction outcome unknown" in close.reply_text
         committing = any(work.committed and work for work in self.ending)
         undone = [self.current, *(work for work in self.ending if not (unknown and work.committed))]
         for work in undone:
