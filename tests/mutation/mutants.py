@@ -126,12 +126,12 @@ MUTANTS = (
     ),
     # What no queue takes.
     Mutant(
-        "            stray.astray = False\n        self._waiting[:0]",
-        "        self._waiting[:0]",
+        "stray.taken, stray.astray = True, False",
+        "stray.taken = True",
         "what came back once is taken for what comes back every time",
     ),
     Mutant(
-        "        del self._waiting[: len(self._flight)]\n",
+        "        del self._waiting[:sent]\n",
         "",
         "what is tried again is tried twice",
     ),
@@ -146,7 +146,7 @@ MUTANTS = (
         "what came back is published twice after a failover",
     ),
     Mutant(
-        "        self._waiting[:0] = self._flight.values()\n",
+        "        self._waiting[:0] = back\n",
         "",
         "what the courier had published is forgotten with its broker",
     ),
@@ -362,9 +362,19 @@ MUTANTS = (
         "what is answered behind a commit overtakes its answer",
     ),
     Mutant(
-        "stray.since <= expired and (stray.awaited or excess_bytes > 0)",
-        "stray.since <= expired",
+        "stray.since + patience_s <= journal.now and (stray.awaited or excess_bytes > 0)",
+        "stray.since + patience_s <= journal.now",
         "what no publisher hears of is given up while there is room for it",
+    ),
+    Mutant(
+        "return self._believed.get(route, 0.0) > journal.now and not journal.troubled(journal.now)",
+        "return self._believed.get(route, 0.0) > journal.now",
+        "a route that once led nowhere is believed to while a broker is down",
+    ),
+    Mutant(
+        "        if channel.streaming:\n            self.unsaid.append((channel, frame))",
+        "        if False:\n            self.unsaid.append((channel, frame))",
+        "words of ours go out inside a delivery",
     ),
     Mutant(
         "            if channel.replay_until <= journal.now:\n",
