@@ -76,6 +76,7 @@ class World:
         self.acting = False
         self.client.close()
         self._until(lambda: self.shell.closed, lambda: "the connection was not closed")
+        self._advance(1.0)  # the last bytes are still on the wire
         self._check_the_end("closed")
 
     def _check_an_early_end(self) -> None:
