@@ -377,6 +377,11 @@ MUTANTS = (
         "words of ours go out inside a delivery",
     ),
     Mutant(
+        'for text in (b"exclusive use", NO_COPY)',
+        "for text in (NO_COPY,)",
+        "a seat that somebody else has is given up for good",
+    ),
+    Mutant(
         "            if channel.replay_until <= journal.now:\n",
         "            if channel.replay_until < 0:\n",
         "a channel waits without end for a broker that does not answer its replay",

@@ -397,3 +397,24 @@ def test_an_error_names_a_delivery_by_the_clients_number():
     text = b"PRECONDITION_FAILED - unknown delivery tag 9"
     story = story >> FromBroker(on(1, gone)) << ToBroker(on(1, m.ChannelCloseOk()))
     (story << ToClient(on(1, gone._replace(reply_text=text)))).done()
+
+
+def test_a_seat_that_somebody_else_has_is_waited_for():
+    taken = m.ChannelClose(403, b"ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use", 60, 20)
+    story = (consuming() >> FailOver()).forget()
+    for _ in range(5):
+        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), on(1, taken))).forget() >> After(5.0)
+        assert story.to_client == []
+        story.forget()
+    (story >> FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1), deliver(1, 1)) << ToClient(deliver(1, 1))).done()
+
+
+def test_the_same_tag_on_two_channels_names_two_consumers():
+    story = with_channel(1, 2)
+    for number in (1, 2):
+        story = (story >> FromClient(consume(number, b"q", b"same"))).forget()
+        story = (story >> FromBroker(consume_ok(number, b"same"))).forget()
+    story = (story >> FailOver()).forget()
+    back = b"".join(on(number, m.ChannelOpenOk()) + consume_ok(number, b"same") for number in (1, 2))
+    story = (story >> FromBroker(back)).forget() >> FromBroker(deliver(1, 1, to=b"same"), deliver(2, 1, to=b"same"))
+    (story << ToClient(deliver(1, 1, to=b"same"), deliver(2, 1, to=b"same"))).done()
