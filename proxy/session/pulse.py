@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from proxy.amqp.frames import HEARTBEAT_FRAME
 from proxy.session.journal import Journal
 from proxy.session.uplink import Uplink
@@ -59,20 +61,20 @@ class Pulse:
         self.reading = wanted
         self.client_heard_at = self._journal.now
 
-    def due(self) -> list[float | None]:
+    def due(self) -> float:
         """When something has to be said or has been missed. A peer that we do not read cannot be missed."""
-        due: list[float | None] = []
+        at = math.inf
         beat = self._journal.client_heartbeat_s
         if beat:
-            due.append(self._client_said_at + self._client_interval_s())
+            at = self._client_said_at + self._client_interval_s()
             if self._client_is_read():
-                due.append(self._silent_at(beat))
+                at = min(at, self._silent_at(beat))
         for uplink in self._journal.uplinks:
             if uplink.heartbeat_s:
-                due.append(uplink.said_at + uplink.heartbeat_s / 2)
+                at = min(at, uplink.said_at + uplink.heartbeat_s / 2)
                 if self.broker_unread_at is None:
-                    due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
-        return due
+                    at = min(at, uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
+        return at
 
     def beat(self) -> None:
         """Say what is due."""

@@ -6,6 +6,7 @@ The shell calls an event method, then writes what waits in `journal.client_out` 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ from proxy.session.replies import Replies
 from proxy.session.requests import Requests
 from proxy.session.restarts import Restarts
 from proxy.session.restoration import Restoration
+from proxy.session.schedule import rest_due
 from proxy.session.stopwatch import Stopwatch
 from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
@@ -88,6 +90,8 @@ class Session:
         self.move = Move(self.journal, self.attachment, self.restarts, self.requests)
         self.replies = Replies(self.journal) if policy.direct_reply_to == "emulated" else None
         self.quiet = False
+        # When there is something to do but for heartbeats; None if that has to be found out.
+        self._rest_at: float | None = None
 
     # Events.
 
@@ -170,12 +174,12 @@ class Session:
 
     def leave(self, reason: str, now: float) -> None:
         """The present broker is to be left politely, while it is well: it drains, or discovery dropped it."""
-        self.journal.now = now
+        self.journal.now, self._rest_at = now, None
         self.move.plan(reason)
 
     def stay(self, now: float) -> None:
         """The present broker need not be left any more."""
-        self.journal.now = now
+        self.journal.now, self._rest_at = now, None
         self.move.cancel()
 
     def client_gone(self, now: float) -> None:
@@ -213,6 +217,8 @@ class Session:
         journal = self.journal
         journal.now = now
         self._watch_pulses()
+        if self.quiet and not journal.stirred and self._rest_at is not None and now < self._rest_at:
+            return  # nothing but heartbeats
         attachment = self.attachment
         if attachment.searching and now >= attachment.deadline:
             self.loss.give_up()
@@ -229,21 +235,12 @@ class Session:
 
     def deadline(self) -> float | None:
         """When `tick` is due, None for never."""
-        journal = self.journal
-        if journal.phase is Phase.ENDED:
+        if self.journal.phase is Phase.ENDED:
             return None
-        attachment = self.attachment
-        due = [self.ending.until, attachment.retry_at, self.restoration.retry_at, self.restoration.restraint.due]
-        due.extend(self.restarts.due())
-        due.extend(self.move.due())
-        due.extend(self.confirms.due())
-        due.extend(self.unrouted.due())
-        due.extend(self.cancellations.due())
-        due.extend(self.pulse.due())
-        due.append(attachment.deadline if attachment.searching else None)
-        due.extend(uplink.stage_deadline for uplink in journal.uplinks)
-        due.extend(self.requests.due())
-        return min((at for at in due if at is not None), default=None)
+        if not self.quiet or self._rest_at is None:
+            self._rest_at = rest_due(self)
+        at = min(self._rest_at, self.pulse.due())
+        return at if at < math.inf else None
 
     # Lifecycle: what one frame can cause.
 
@@ -362,6 +359,7 @@ class Session:
             self.pulse.read(wanted)
             journal.commands.append(ReadClient(wanted))
         journal.stirred = False
+        self._rest_at = None
         self.quiet = wanted and self._nothing_waits()
 
     def _nothing_waits(self) -> bool:
@@ -386,6 +384,7 @@ class Session:
         journal = self.journal
         self.pulse.beat()
         if self.ending.client_here and self.pulse.client_silent():
+            journal.stirred = True
             # As RabbitMQ does: a silent client is not told, its socket is closed.
             self.ending.client_gone("client_silent")
         for uplink in journal.uplinks:
@@ -397,4 +396,5 @@ class Session:
                 else:
                     self.attachment.failed("no answer to the handshake", "handshake_failed")
             elif self.pulse.broker_silent(uplink):
+                journal.stirred = True
                 self.loss.lost(uplink, "missed heartbeats", "heartbeat_missed")

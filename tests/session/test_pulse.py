@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.amqp import methods as m
+from proxy.session.restarts import Restarts
 from tests.support.engine import After, FromBroker, FromClient, Reported, running, with_channel
 from tests.support.engine_frames import HEARTBEAT, get_empty, on, publish
 
@@ -53,3 +54,13 @@ def test_but_not_beyond_its_answer() -> None:
     story = (story >> FromBroker(get_empty(1))).forget()
     assert not gone(story >> FromClient(HEARTBEAT), 19.9)
     assert gone(story, 0.2)
+
+
+def test_a_beat_of_a_session_at_rest_looks_at_nothing_else(monkeypatch) -> None:
+    story = with_channel(heartbeat_s=5, beat_s=10)
+    looked = []
+    monkeypatch.setattr(Restarts, "due", lambda _: looked.append(story.now) or [])
+    for _ in range(30):
+        story = (story >> FromBroker(HEARTBEAT) >> FromClient(HEARTBEAT) >> After(2.0)).forget()
+    assert story.session.quiet
+    assert len(looked) < 3
