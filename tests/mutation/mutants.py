@@ -22,8 +22,8 @@ MUTANTS = (
         "a message that was got after a failover has a tag of before",
     ),
     Mutant(
-        "self.offset = self.window.top\n",
-        "self.offset = self.window.floor\n",
+        "channel.window = Window(top)\n",
+        "channel.window = Window(stale.floor)\n",
         "tags begin again at the last settled one",
     ),
     Mutant(
