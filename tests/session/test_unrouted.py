@@ -369,3 +369,9 @@ def test_a_broker_that_writes_properties_anew_is_understood():
     story = sent(troubled(), b"m") >> FromBroker(head, header, body, ack(1, 1))
     story = story >> After(0.1) << ToBroker(OPENED, forced(b"m"))
     (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
+
+
+def test_what_came_back_to_a_lost_courier_may_be_taken_from_the_next():
+    story = astray() >> FromBroker(returned(COURIER, b"m")) >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS)
+    story = story >> FromBroker(on(1, m.ChannelOpenOk())) >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
