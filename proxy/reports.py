@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Level = Literal["debug", "info", "warning", "error"]
+Scope = Literal["connection", "channel", "consumer", "publish", "topology"]
 
 # error: someone must act; warning: degraded, heals itself; info: life cycle of sessions and endpoints; debug: the rest.
 EVENTS: dict[str, tuple[Level, str]] = {
@@ -39,7 +40,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "channel_restarted": ("warning", "One channel was set up again on the same connection."),
     "publishes_dropped": (
         "error",
-        "A client left, and what it had published was not confirmed in time; it may be lost.",
+        "A client is gone or has been told, and what it had published was not confirmed in time; it may be lost.",
     ),
     "publishes_unroutable": (
         "error",
@@ -47,7 +48,10 @@ EVENTS: dict[str, tuple[Level, str]] = {
     ),
     "consumer_paused": ("warning", "A consumer's queue is out of reach; it is waited for, the client does not know."),
     "consumer_resumed": ("info", "A paused consumer gets messages again."),
+    "consumer_given_up": ("warning", "A consumer has ended, its queue is gone or stays away; its client may be told."),
+    "deliveries_at_risk": ("info", "Consumers without acknowledgements lost their broker, and perhaps messages."),
     "channel_given_up": ("error", "One channel could not be restored; the client was told."),
+    "queues_recreated": ("info", "Transient queues are there again, and empty."),
     "topology_lost": ("warning", "A transient queue or exchange could not be declared again."),
     # endpoints and discovery
     "endpoint_added": ("info", "Discovery names a new endpoint."),
@@ -72,6 +76,52 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "snapshot_saved_failed": ("warning", "The last good endpoints could not be written to disk."),
 }
 
+# What no failover can hide: of what something ended or was lost, and why. All of it is counted, so an operator need
+# not read the log to know that it happened.
+ENDS: dict[Scope, dict[str, str]] = {
+    "connection": {
+        "no_broker": "320: no broker within `session.failover_timeout_s`.",
+        "lost_inside_body": "320: its broker was lost inside a delivery that was too large to be kept whole.",
+        "refused": "The broker's own words: none lets it in again, or one ends it while it is being restored.",
+        "internal_error": "541: a bug of Sidehop's.",
+    },
+    "channel": {
+        "transaction_rolled_back": "541: an open transaction was lost with its broker.",
+        "commit_unknown": "541: a commit was lost with its broker, before its answer.",
+        "commit_unroutable": "541: committed, but no queue took all of it in time.",
+        "not_answered": "541: its broker does not answer what restores it, as without a quorum.",
+        "not_found": "404: what it uses is not there any more.",
+        "resource_locked": "405: another connection still holds its queue.",
+        "precondition_failed": "406: what it had declared exists otherwise.",
+        "access_refused": "403: another client has its seat, or a right was taken away.",
+        "refused": "The broker's own words: it refuses something else that restores the channel.",
+        "too_many_channels": "506: the present broker takes fewer channels.",
+    },
+    "consumer": {
+        "queue_gone": "`basic.cancel`: its queue was deleted, or died with its home.",
+        "queue_out_of_reach": "`basic.cancel`: its queue was away for `session.home_down_timeout_s`.",
+        "no_ack": "Nothing: without acknowledgements, what was on the wire from a lost broker may be lost.",
+    },
+    "publish": {
+        "unconfirmed": "Nothing, or the end of its connection: accepted, and not known to be stored.",
+        "unroutable": "`basic.nack`, 541 at a commit, else nothing: no queue took it in time.",
+    },
+    "topology": {
+        "recreated_empty": "Nothing: a transient queue was declared again; its messages, if any, are lost.",
+        "not_restored": "A `channel.close`, counted as well: a queue, exchange or binding could not be declared again.",
+    },
+}
+# The events that say so, with facts `cause` and, where it is not one, `count`. A connection's is `session_closed`.
+ENDING_EVENTS: dict[str, Scope] = {
+    "channel_given_up": "channel",
+    "consumer_given_up": "consumer",
+    "deliveries_at_risk": "consumer",
+    "publishes_dropped": "publish",
+    "publishes_unroutable": "publish",
+    "queues_recreated": "topology",
+    "topology_lost": "topology",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -83,6 +133,8 @@ class Report:
 
     def __post_init__(self) -> None:
         assert self.event in EVENTS, f"event {self.event!r} is not in the catalogue"
+        scope = ENDING_EVENTS.get(self.event)
+        assert scope is None or self.facts["cause"] in ENDS[scope], f"{self.event}: {self.facts}"
 
 
 ReportSink = Callable[[Report], None]

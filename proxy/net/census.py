@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxy.reports import Report
+from proxy.reports import ENDING_EVENTS, ENDS, Report
 from proxy.session.counters import Counters
 from proxy.session.description import WaitView
 
@@ -90,6 +90,8 @@ class Census:
         self.sessions_total = 0
         self.sessions_refused: dict[str, int] = {}
         self.sessions_ended: dict[str, int] = {}
+        # By scope and cause: all there can be, since a rate needs a first value.
+        self.ends = {(scope, cause): 0 for scope, causes in ENDS.items() for cause in causes}
         self.failovers: dict[str, int] = {}
         self.failovers_failed = 0
         self.failover_s = Histogram()
@@ -109,6 +111,16 @@ class Census:
             self.failovers_failed += 1
         elif report.event == "session_moved":
             self.moves += 1
+        elif report.event in ENDING_EVENTS:
+            count = report.facts.get("count", 1)
+            assert isinstance(count, int)
+            self.ends[ENDING_EVENTS[report.event], str(report.facts["cause"])] += count
+
+    def ended(self, reason: str) -> None:
+        """Count a session that is over; `reason` is one word."""
+        self.sessions_ended[reason] = self.sessions_ended.get(reason, 0) + 1
+        if reason in ENDS["connection"]:
+            self.ends["connection", reason] += 1
 
     def finish(self, endpoint: str, counters: Counters) -> None:
         """Add what a session did at an endpoint that it has left."""

@@ -363,7 +363,7 @@ class Driver:
         if census.sessions.pop(self.id, None) is not None:
             self._count_off()
             reason = self.engine.ending.reason
-            census.sessions_ended[reason] = census.sessions_ended.get(reason, 0) + 1
+            census.ended(reason)
             self._report(
                 Report(
                     "session_closed",

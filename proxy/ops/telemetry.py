@@ -125,6 +125,11 @@ class Counted:
         yield _counter("sidehop_sessions_opened", "Clients that were accepted.", census.sessions_total)
         yield _counters("sidehop_sessions_ended", "Sessions that are over.", "reason", census.sessions_ended)
         yield _counters("sidehop_sessions_refused", "Clients turned away.", "reason", census.sessions_refused)
+        text = "What clients lost or were told because no failover can hide it."
+        ends = CounterMetricFamily("sidehop_honest_ends", text, labels=["scope", "cause"])
+        for labels, count in census.ends.items():
+            ends.add_metric(labels, count)
+        yield ends
         # Endpoints that nothing happened at count 0: a rate needs a first value.
         sums = {name: Counters() for name in loads if name != DETACHED} | census.per_endpoint()
         sums = _bounded_counters(sums, loads)

@@ -130,21 +130,22 @@ class Cancellations:
             absence.found = True  # if only the question was refused, the consumer's own refusal will tell
         elif is_out_of_reach(close):
             if journal.now >= absence.since + journal.policy.home_down_timeout_s:
-                self._end(absence)
+                self._end(absence, "queue_out_of_reach")
             else:
                 self._wait(absence, close)
         elif (
             absence.entry.queue not in journal.topology.queues
             or journal.now >= absence.since + journal.policy.failover_timeout_s
         ):
-            self._end(absence)
+            self._end(absence, "queue_gone")
         elif close.reply_code == 405 or journal.troubled(journal.now):
             # It died with its node, and nobody else would declare it again.
             assert journal.uplink is not None
             self._wait(absence, None)
+            self._restoration.recreated.discard(absence.entry.queue)  # it is about to be so once more
             self._restoration.begin(journal.uplink)
         elif absence.doubted:
-            self._end(absence)
+            self._end(absence, "queue_gone")
         else:
             # A node that dies takes its queues along before anybody can know of its death.
             absence.doubted = True
@@ -190,8 +191,10 @@ class Cancellations:
             journal = self._journal
             journal.report("consumer_resumed", channel=channel.number, took_s=round(journal.now - absence.since, 6))
 
-    def _end(self, absence: Absence) -> None:
+    def _end(self, absence: Absence, cause: str) -> None:
         self._absences.remove(absence)
+        queue = absence.entry.queue.decode("utf-8", "replace")
+        self._journal.report("consumer_given_up", cause=cause, channel=absence.channel.number, queue=queue)
         self._tell(absence.channel, absence.entry, absence.word)
 
     def _tell(self, channel: Channel, entry: Setup | None, word: bytes) -> None:

@@ -10,9 +10,10 @@ from proxy.amqp.wire import U32
 from proxy.session.arrears import Arrears
 from proxy.session.ledger import Ledger, Load
 from proxy.session.pending import Pending
-from proxy.session.setup import ACKED, MIXED, Setup
+from proxy.session.setup import ACKED, MIXED, UNACKED, Setup
 from proxy.session.stream import NO_STREAM, UNPLACED, offset_in
 from proxy.session.uplink import Uplink
+from proxy.session.verdict import Verdict
 from proxy.session.window import Window
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Channel:
         self.restart_wanted = False
         self.restarts = 0
         self.last_error = (0, b"")
-        self.verdict: m.ChannelClose | None = None  # it is over; its client is told when its broker has closed it
+        self.verdict: Verdict | None = None  # it is over; its client is told when its broker has closed it
 
     @property
     def may_flow(self) -> bool:
@@ -172,6 +173,12 @@ class Channel:
     def consumers(self) -> int:
         """How many consumers the client has on it."""
         return sum(1 for entry in self.setup if entry.tag)
+
+    @property
+    def exposed(self) -> int:
+        """How many consumers and requests take messages without acknowledgements: those on the wire may be lost."""
+        consumers = sum(entry.no_ack == UNACKED and not entry.absent for entry in self.setup if entry.tag)
+        return consumers + sum(request.no_ack for request in self.pending)
 
     @property
     def holds(self) -> bool:

@@ -17,6 +17,7 @@ from proxy.session.pending import Commit
 from proxy.session.requests import Requests
 from proxy.session.stamp import unstamped
 from proxy.session.unrouted import Unrouted
+from proxy.session.verdict import Verdict
 
 
 class Commits:
@@ -73,7 +74,7 @@ class Commits:
 
     def _refuse(self, channel: Channel) -> None:
         text = b"INTERNAL_ERROR - committed, but not all of it found a queue in time"
-        channel.verdict = m.ChannelClose(541, text, 90, 20)
+        channel.verdict = Verdict("commit_unroutable", m.ChannelClose(541, text, 90, 20))
         self._journal.lifecycle.restart(channel, "a commit found no queue", open_upstream=True)
 
     def _tell(self, channel: Channel, commit: Commit) -> None:

@@ -27,6 +27,7 @@ from proxy.session.policy import SessionPolicy
 from proxy.session.stamp import Stamp, repeated
 from proxy.session.topology import Topology
 from proxy.session.uplink import Stage, Uplink
+from proxy.session.verdict import Verdict
 
 # Compacting costs a look at everything that is kept, so it is not done at each confirm.
 COMPACT_INTERVAL_S = 1.0
@@ -198,8 +199,14 @@ class Journal:
     def refuse_channel(self, channel: Channel) -> None:
         """Close a channel that the present broker has no room for."""
         text = f"RESOURCE_ERROR - the present broker takes {self.channels_max} channels of a connection"
-        self.report("channel_given_up", channel=channel.number, reply_code=506, reason=text)
-        self.close_channel(channel, m.ChannelClose(506, text.encode()))
+        self.give_up(channel, Verdict("too_many_channels", m.ChannelClose(506, text.encode())))
+
+    def give_up(self, channel: Channel, verdict: Verdict) -> None:
+        """A channel cannot go on: its client is told why, the other channels do."""
+        cause, close = verdict
+        reason = close.reply_text.decode("utf-8", "replace")
+        self.report("channel_given_up", cause=cause, channel=channel.number, reply_code=close.reply_code, reason=reason)
+        self.close_channel(channel, close)
 
     def fitted(self, frames: Buffer) -> Buffer:
         """Whole frames of the client's as every present broker takes them."""

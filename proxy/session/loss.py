@@ -144,6 +144,9 @@ class Loss:
             self._ending.because("lost_inside_body")
             journal.lifecycle.end_client(320, "CONNECTION_FORCED - broker connection lost inside message body")
             return
+        exposed = sum(channel.exposed for channel in orphans)
+        if exposed:
+            journal.report("deliveries_at_risk", cause="no_ack", count=exposed)
         for channel in orphans:
             self._restoration.detach(channel)
             channel.attach(None)

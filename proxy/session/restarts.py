@@ -7,6 +7,7 @@ from proxy.session.channel import NO_CONTENT, Channel
 from proxy.session.journal import NOTHING, Journal
 from proxy.session.requests import Requests
 from proxy.session.restoration import Restoration
+from proxy.session.verdict import Verdict, refusal
 
 
 class Restarts:
@@ -119,7 +120,7 @@ class Restarts:
             if channel.replay_until <= journal.now:
                 waited_s = journal.policy.failover_timeout_s
                 text = b"INTERNAL_ERROR - the broker has not answered for %ds what sets the channel up again" % waited_s
-                channel.verdict = m.ChannelClose(541, text, 0, 0)
+                channel.verdict = Verdict("not_answered", m.ChannelClose(541, text, 0, 0))
                 self.begin(channel, "replay not answered", open_upstream=True, redeclare=False)
         later = [channel.replay_until for channel in unanswered if channel.replay_until > journal.now]
         self._restoration.unanswered_until = min(later, default=None)
@@ -129,7 +130,7 @@ class Restarts:
         restoration = self._restoration
         if channel.restart_deadline is not None and journal.now > channel.restart_deadline and channel.last_error[0]:
             self.forget(channel)
-            restoration.give_up(channel, m.ChannelClose(*channel.last_error))
+            journal.give_up(channel, refusal(m.ChannelClose(*channel.last_error)))
             return
         if channel.restart_topology and restoration.topology_done and journal.uplink is not None:
             channel.restart_topology = False

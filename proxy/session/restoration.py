@@ -8,6 +8,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel
+from proxy.session.consequences import answered_by_loss
 from proxy.session.journal import NOTHING, Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
 from proxy.session.pending import Pending
@@ -16,6 +17,7 @@ from proxy.session.setup import Setup
 from proxy.session.stream import OFFSET
 from proxy.session.topology import Declaration, Entity, entities_of, entity_of
 from proxy.session.uplink import Uplink
+from proxy.session.verdict import Verdict, refusal
 
 # Brokers free what the lost connection held within milliseconds of noticing its end. Until then all channels wait, so
 # that none of them publishes to a queue that is about to be back; after it those that use the rest go on.
@@ -52,6 +54,9 @@ class Restoration:
         # When to try again what another connection still holds.
         self.retry_at: float | None = None
         self.topology_done = True
+        # Queues that have come back empty to this broker connection, those of this round that are not yet told of.
+        self.recreated: set[bytes] = set()
+        self._recreated_now = 0
         # When the broker must have answered the first replay of a channel, if one is under way.
         self.unanswered_until: float | None = None
         self.uplink: Uplink | None = None
@@ -121,6 +126,7 @@ class Restoration:
         self.retry_at = None
         self._closing = False
         self._answered = None
+        self.recreated.clear()
 
     def retry(self) -> None:
         """The wait for another connection's queues is over."""
@@ -159,11 +165,20 @@ class Restoration:
             method, _ = self._declarations[self._next] if self._next < len(self._declarations) else (None, None)
             if method is None or ident not in m.REPLIES[m.method_id(type(method))]:
                 raise BrokerError("broker answered a declaration that nobody made")
+            if isinstance(method, m.QueueDeclare):
+                self._note_if_empty(method, m.decode(m.QueueDeclareOk, payload))
             self._next += 1
             if self._next >= len(self._declarations):
                 self._closing = True
                 self._tell(m.ChannelClose(200, b"done"))
                 self._end_round()
+
+    def _note_if_empty(self, queue: m.QueueDeclare, found: m.QueueDeclareOk) -> None:
+        """An exclusive queue went with its connection; another one that is in use was there all the time."""
+        recreated = queue.exclusive or not (found.message_count or found.consumer_count)
+        if recreated and found.queue not in self.recreated:
+            self.recreated.add(found.queue)
+            self._recreated_now += 1
 
     def _declare(self) -> None:
         """Write what is to be declared, if the scratch channel is free for it."""
@@ -198,9 +213,10 @@ class Restoration:
             self._refused_now |= {entity_of(method)}
         else:
             close = _judged(method, close)
-            journal.report("topology_lost", reason=close.reply_text.decode("utf-8", "replace"), channel=owner.number)
+            reason = close.reply_text.decode("utf-8", "replace")
+            journal.report("topology_lost", cause="not_restored", reason=reason, channel=owner.number)
             if owner in journal.live_channels():
-                journal.close_channel(owner, close)
+                journal.give_up(owner, refusal(close))
             self._forget(method)
         # What hangs on it must not be declared for somebody else's queue of that name.
         wanted = journal.topology.replay()
@@ -222,6 +238,9 @@ class Restoration:
         self._declarations = []
         self._next = 0
         self.missing, self._refused_now = self._refused_now, NOTHING
+        if self._recreated_now:
+            self.journal.report("queues_recreated", cause="recreated_empty", count=self._recreated_now)
+            self._recreated_now = 0
         if self.missing:
             self.retry_at = self.journal.now + self._pause_s()
 
@@ -255,7 +274,7 @@ class Restoration:
         cancel = m.method_id(m.BasicCancel)
         asked = [each for each in channel.pending if each.request != cancel or each.answered is not None]
         # In order: an answer may not overtake that of an earlier request, which the next broker gives.
-        while asked and self._implied(channel, asked[0]):
+        while asked and answered_by_loss(journal, channel, asked[0]):
             del asked[0]
         if asked and asked[-1].request == m.CHANNEL_CLOSE and channel.covered and channel.ledger.unsettled:
             channel.park(asked.pop().frame)  # it waits once more for the confirms of what was published before it
@@ -264,38 +283,12 @@ class Restoration:
             return  # the client had asked to close it
         committing = any(request.dirty for request in asked)
         if channel.mode == TX and (channel.tx_dirty or committing):
+            cause = "commit_unknown" if committing else "transaction_rolled_back"
             outcome = b"transaction outcome unknown" if committing else b"uncommitted transaction rolled back"
             text = b"INTERNAL_ERROR - broker connection lost, " + outcome
-            channel.verdict = m.ChannelClose(541, text, *((90, 20) if committing else (0, 0)))
+            channel.verdict = Verdict(cause, m.ChannelClose(541, text, *((90, 20) if committing else (0, 0))))
             if lost:
-                journal.close_channel(channel, channel.verdict)
-
-    def _implied(self, channel: Channel, request: Pending) -> bool:
-        """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
-        answer: tuple[object, ...]
-        if request.request == m.CHANNEL_CLOSE:
-            if channel.covered and channel.ledger.unsettled:
-                return False  # what was published before must reach the next broker first
-            answer = m.ChannelCloseOk()
-        elif request.request == m.method_id(m.BasicCancel):
-            answer = m.BasicCancelOk(m.decode(m.BasicCancel, request.frame[7:-1]).consumer_tag)
-        elif request.request == m.BASIC_RECOVER:
-            answer = m.BasicRecoverOk()
-        elif request.request == m.TX_ROLLBACK:
-            answer = m.TxRollbackOk()
-        elif request.request == m.TX_COMMIT and not request.dirty:
-            answer = m.TxCommitOk()
-        elif request.request == m.method_id(m.ConfirmSelect):
-            answer = m.ConfirmSelectOk()  # the replay selects it again, since the mode is remembered
-        elif request.request == m.method_id(m.TxSelect):
-            answer = m.TxSelectOk()
-        else:
-            return False
-        if not request.silent:
-            self.journal.tell_client(channel.number, answer)
-        if request.answered is not None:
-            request.answered(b"")
-        return True
+                journal.give_up(channel, channel.verdict)
 
     def restore(self, channel: Channel) -> None:
         """Set a channel up on the broker: open, mode, unsettled publishes, qos and consumers, open requests.
@@ -303,7 +296,7 @@ class Restoration:
         Only then may what the client sent meanwhile follow, which is the caller's to do. Or it is over by now.
         """
         if channel.verdict is not None:
-            self.give_up(channel, channel.verdict)
+            self.journal.give_up(channel, channel.verdict)
             return
         channel.attach(self.journal.uplink)
         channel.restart_at = None
@@ -373,22 +366,11 @@ class Restoration:
             close.reply_code == 404 and b"no exchange" in close.reply_text and not journal.topology.exchanges
         )
         if final and channel.restarts >= STEP_REFUSALS_MAX:
-            self.give_up(channel, close)
+            journal.give_up(channel, refusal(close))
             return
         redeclare = close.reply_code in (404, 405) and len(journal.topology) > 0
         text = close.reply_text.decode("utf-8", "replace")
         journal.lifecycle.restart(channel, text, open_upstream=False, redeclare=redeclare)
-
-    def give_up(self, channel: Channel, close: m.ChannelClose) -> None:
-        """A channel cannot be restored: its client is told why, the other channels go on."""
-        journal = self.journal
-        journal.report(
-            "channel_given_up",
-            channel=channel.number,
-            reply_code=close.reply_code,
-            reason=close.reply_text.decode("utf-8", "replace"),
-        )
-        journal.close_channel(channel, close)
 
 
 def _judged(method: Declaration, close: m.ChannelClose) -> m.ChannelClose:

@@ -21,13 +21,11 @@ from proxy.session.identity import mark_in
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import force_mandatory
 from proxy.session.message import Message, addressed, message_of
+from proxy.session.routes import Routes
 from proxy.session.stamp import unstamped
-from proxy.session.stray import Route, Stray, Told
+from proxy.session.stray import Stray, Told
 from proxy.session.uplink import Uplink
 
-# A route that led nowhere in a well cluster is believed to lead nowhere for so long, as an event that nobody wants.
-BELIEF_S = 10.0
-ROUTES_MAX = 1024
 # How many are tried together: few while they keep coming back, more each time that some are taken.
 BATCH_MIN, BATCH_MAX = 16, 1024
 PATIENCE_S = 1.0
@@ -45,7 +43,6 @@ class Unrouted:
         "_any_taken",
         "_attempts",
         "_batch",
-        "_believed",
         "_closing_since",
         "_flight",
         "_incoming",
@@ -55,6 +52,7 @@ class Unrouted:
         "_retry_at",
         "_review_at",
         "_rewritten",
+        "_routes",
         "_uplink",
         "_waiting",
     )
@@ -62,7 +60,7 @@ class Unrouted:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._waiting: list[Stray] = []
-        self._believed: dict[Route, float] = {}
+        self._routes = Routes(journal)
         # A broker may write properties anew; if this one does, they tell nothing apart.
         self._rewritten = False
         self._retry_at: float | None = None
@@ -129,7 +127,7 @@ class Unrouted:
             return
         number, frames, sent = found
         route = (sent.exchange, sent.routing_key)
-        if self._leads_nowhere(route):
+        if self._routes.leads_nowhere(route):
             return
         channel.ledger.settle(number, multiple=False)
         channel.withhold(number)
@@ -139,7 +137,7 @@ class Unrouted:
         """A publish of a transaction that no queue took; False if nobody wants it, as is known of its route."""
         sent = message_of(frames)
         route = (sent.exchange, sent.routing_key)
-        if self._leads_nowhere(route):
+        if self._routes.leads_nowhere(route):
             return False
         self._withhold(Stray(channel, 0, frames, route, self._journal.now, told))
         return True
@@ -230,7 +228,7 @@ class Unrouted:
             elif well and journal.now >= stray.since + DOUBT_S:
                 # Nothing is wrong with the cluster: this is what it means to say.
                 if astray:
-                    self._believe(stray.route)
+                    self._routes.believe(stray.route)
                 self._settle(stray, nack=nack)
             else:
                 stray.taken = stray.taken or nack
@@ -370,7 +368,12 @@ class Unrouted:
             return
         exchange, routing_key = (name.decode("utf-8", "replace") for name in strays[0].route)
         self._journal.report(
-            "publishes_unroutable", count=len(strays), exchange=exchange, routing_key=routing_key, reason=reason
+            "publishes_unroutable",
+            cause="unroutable",
+            count=len(strays),
+            exchange=exchange,
+            routing_key=routing_key,
+            reason=reason,
         )
         gone = set(strays)
         self._waiting = [stray for stray in self._waiting if stray not in gone]
@@ -383,17 +386,6 @@ class Unrouted:
         for stray in self._strays():
             self._journal.load.withhold(-len(stray.frames))
         if self.count:
-            self._journal.report("publishes_dropped", unconfirmed=self.count, parked_bytes=0)
+            self._journal.report("publishes_dropped", cause="unconfirmed", count=self.count, parked_bytes=0)
         self._flight.clear()
         self._waiting.clear()
-
-    def _leads_nowhere(self, route: Route) -> bool:
-        """What a well cluster has said of a route holds for a while, and only while it is well."""
-        journal = self._journal
-        return self._believed.get(route, 0.0) > journal.now and not journal.troubled(journal.now)
-
-    def _believe(self, route: Route) -> None:
-        self._believed.pop(route, None)
-        while len(self._believed) >= ROUTES_MAX:
-            del self._believed[next(iter(self._believed))]
-        self._believed[route] = self._journal.now + BELIEF_S

@@ -341,8 +341,8 @@ MUTANTS = (
         "the steps of a replay are replayed as well",
     ),
     Mutant(
-        "            if channel.covered and channel.ledger.unsettled:\n                return False",
-        "            if channel.covered and channel.ledger.unsettled < 0:\n                return False",
+        "        if channel.covered and channel.ledger.unsettled:\n            return False",
+        "        if channel.covered and channel.ledger.unsettled < 0:\n            return False",
         "a close that a loss has answered drops what was published before it",
     ),
     # Transactions.
@@ -367,8 +367,8 @@ MUTANTS = (
         "what no publisher hears of is given up while there is room for it",
     ),
     Mutant(
-        "return self._believed.get(route, 0.0) > journal.now and not journal.troubled(journal.now)",
-        "return self._believed.get(route, 0.0) > journal.now",
+        "return self._believed_until.get(route, 0.0) > journal.now and not journal.troubled(journal.now)",
+        "return self._believed_until.get(route, 0.0) > journal.now",
         "a route that once led nowhere is believed to while a broker is down",
     ),
     Mutant(
@@ -462,6 +462,22 @@ MUTANTS = (
         "            if entry.tag in ended:\n                continue  # by the client, meanwhile\n",
         "",
         "a consumer that the client has cancelled during a move comes back",
+    ),
+    # What is told and counted.
+    Mutant(
+        "            if lost:\n                journal.give_up(channel, channel.verdict)",
+        "            if lost:\n                journal.close_channel(channel, channel.verdict.close)",
+        "a transaction that is lost with its broker is not counted",
+    ),
+    Mutant(
+        "recreated = queue.exclusive or not (found.message_count or found.consumer_count)",
+        "recreated = True",
+        "a queue that was in use all the time counts as lost",
+    ),
+    Mutant(
+        "if journal.phase in (Phase.RUNNING, Phase.FLUSHING) and not journal.attached:",
+        "if journal.phase is Phase.FLUSHING:",
+        "what was accepted and then found no broker is dropped in silence",
     ),
     # Memory.
     Mutant(

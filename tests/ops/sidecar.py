@@ -88,4 +88,4 @@ class Sidecar:
     def end(self, session, reason="client"):
         del self.census.sessions[session.id]
         self.census.finish(session.endpoint, session.counters)
-        self.census.sessions_ended[reason] = self.census.sessions_ended.get(reason, 0) + 1
+        self.census.ended(reason)

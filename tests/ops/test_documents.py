@@ -5,7 +5,7 @@ from pathlib import Path
 
 from proxy.ops import cli
 from proxy.ops.api import AdminServer
-from proxy.reports import EVENTS
+from proxy.reports import ENDS, EVENTS
 from proxy.settings.policy import AdminPolicy
 from tests.ops.sidecar import Sidecar
 
@@ -16,6 +16,11 @@ OPERATING = (ROOT / "docs/OPERATING.md").read_text()
 def test_the_table_of_events_is_the_catalogue():
     told = re.findall(r"^\| `([a-z_]+)` \| (debug|info|warning|error) \| (.+?) \|", OPERATING, re.MULTILINE)
     assert {event: (level, text) for event, level, text in told} == EVENTS
+
+
+def test_the_table_of_honest_ends_is_the_catalogue():
+    told = re.findall(r"^\| ([a-z]+) \| `([a-z_]+)` \| (.+?) \|$", OPERATING, re.MULTILINE)
+    assert told == [(scope, cause, text) for scope, causes in ENDS.items() for cause, text in causes.items()]
 
 
 async def test_every_path_of_the_api_is_described():

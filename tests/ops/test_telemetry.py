@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.net.census import NEW_NAMES_MAX
 from proxy.ops.telemetry import LABEL_VALUES_MAX, Telemetry
+from proxy.reports import Report
 from proxy.session.counters import Counters
 from proxy.upstream.endpoint import Endpoint, Rejected, Snapshot
 from tests.ops.sidecar import Session, Sidecar
@@ -118,6 +119,21 @@ async def test_failovers_are_a_histogram_with_reasons_and_moves_are_counted(side
     assert at(samples, "sidehop_failover_duration_seconds_bucket", le="+Inf") == 3
     assert at(samples, "sidehop_failover_duration_seconds_count") == 3
     assert at(samples, "sidehop_failover_duration_seconds_sum") == pytest.approx(61.03)
+
+
+async def test_honest_ends_are_told_from_zero_on_by_scope_and_cause(sidecar):
+    samples = await scrape(Telemetry(sidecar.vitals))
+    assert at(samples, "sidehop_honest_ends_total", scope="publish", cause="unroutable") == 0
+    sidecar.census.count(Report("publishes_unroutable", {"cause": "unroutable", "count": 3}), "")
+    sidecar.census.count(Report("channel_given_up", {"cause": "not_found"}), "")
+    sidecar.end(sidecar.add(Session("1")), reason="lost_inside_body")
+    sidecar.end(sidecar.add(Session("2")), reason="client_closed")
+    samples = await scrape(Telemetry(sidecar.vitals))
+    counted = {labels: value for (name, labels), value in samples.items() if name == "sidehop_honest_ends_total"}
+    assert at(samples, "sidehop_honest_ends_total", scope="publish", cause="unroutable") == 3
+    assert at(samples, "sidehop_honest_ends_total", scope="channel", cause="not_found") == 1
+    assert at(samples, "sidehop_honest_ends_total", scope="connection", cause="lost_inside_body") == 1
+    assert sum(counted.values()) == 5
 
 
 async def test_discovery_and_process_are_told(sidecar):

@@ -70,7 +70,7 @@ def test_a_client_that_closes_waits_for_what_it_has_committed():
 @pytest.mark.parametrize("end", [FromClient(CLOSE_CONNECTION), ClientGone()])
 def test_what_no_queue_takes_before_the_end_is_told_in_the_log(end):
     story = (withheld(heartbeat_s=600.0) >> end).forget() >> After(15.0)
-    dropped = [report.facts["unconfirmed"] for report in story.reports if report.event == "publishes_dropped"]
+    dropped = [report.facts["count"] for report in story.reports if report.event == "publishes_dropped"]
     assert sum(dropped) == 1
 
 
