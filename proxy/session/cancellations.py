@@ -6,7 +6,6 @@ reason. A passive declaration tells, by the text of its refusal. Source: RabbitM
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from proxy.amqp import methods as m
@@ -18,17 +17,19 @@ from proxy.session.journal import Journal, Phase
 from proxy.session.pending import Pending
 from proxy.session.restoration import Restoration
 from proxy.session.setup import Setup
+from proxy.session.verdict import is_out_of_reach, refusal
 
 # Each refused question is a line in the broker's log; a queue that has been away for long is not missed for seconds.
 ASK_INTERVAL_MAX_S = 5.0
 
-_OUT_OF_REACH = re.compile(rb"is down or inaccessible|stopped by supervisor")
-
 
 @dataclass(slots=True, eq=False)
 class Absence:
-    """A consumer without its queue. `word` is what the client gets if it stays so; `at` when to ask next.
+    """A consumer without its queue. `word` is what the client gets if it stays so; `at` when to ask next, `until` how
+    long.
 
+    `refusal`: it did not come back after a failover, and its broker said so. To a client that does not understand
+    `word` that is the only word: it would wait for ever for a consumer that is no more.
     `shown`: an operator was told. `doubted`: its queue is said to be gone, and brokers are looked at before that is
     believed. `found`: it is to be consumed from again as soon as its channel may be spoken to.
     """
@@ -38,6 +39,8 @@ class Absence:
     word: bytes
     since: float
     at: float
+    until: float
+    refusal: m.ChannelClose | None = None
     attempts: int = 0
     shown: bool = False
     doubted: bool = False
@@ -67,11 +70,20 @@ class Cancellations:
 
     def refused(self, channel: Channel, close: m.ChannelClose) -> bool:
         """A replay was refused; True if that is because a consumer's queue is away, which is now waited for alone."""
-        if (close.class_id, close.method_id) != (60, 20) or not is_out_of_reach(close):
+        if (close.class_id, close.method_id, close.reply_code) != (60, 20, 404):
             return False
-        named = [e for e in channel.setup if e.tag and not e.absent and b"'" + e.queue + b"'" in close.reply_text]
+        topology = self._journal.topology
+        named = [
+            entry
+            for entry in channel.setup
+            if entry.tag and not entry.absent and b"'%b'" % entry.queue in close.reply_text
+            # What is this client's own is declared again.
+            if is_out_of_reach(close) or entry.queue not in topology.queues
+        ]
         for entry in named:
             absence = self._miss(channel, entry, method_frame(channel.number, m.BasicCancel(entry.tag, True)))
+            absence.refusal = close
+            absence.until = absence.since + self._patience_s(absence, close)
             self._wait(absence, close)
         return bool(named)
 
@@ -84,6 +96,11 @@ class Cancellations:
     def since(self) -> float:
         """When the first of them began to wait."""
         return min(each.since for each in self._absences if each.shown)
+
+    @property
+    def until(self) -> float:
+        """How long the first of them waits at most."""
+        return min(each.until for each in self._absences if each.shown)
 
     @property
     def under_way(self) -> bool:
@@ -117,7 +134,7 @@ class Cancellations:
     def _miss(self, channel: Channel, entry: Setup, word: bytes) -> Absence:
         entry.absent = True
         now = self._journal.now
-        absence = Absence(channel, entry, word, now, now)
+        absence = Absence(channel, entry, word, now, now, now)
         self._absences.append(absence)
         return absence
 
@@ -128,16 +145,12 @@ class Cancellations:
         journal = self._journal
         if close is None or close.reply_code not in (404, 405):
             absence.found = True  # if only the question was refused, the consumer's own refusal will tell
-        elif is_out_of_reach(close):
-            if journal.now >= absence.since + journal.policy.home_down_timeout_s:
-                self._end(absence, "queue_out_of_reach")
-            else:
-                self._wait(absence, close)
-        elif (
-            absence.entry.queue not in journal.topology.queues
-            or journal.now >= absence.since + journal.policy.failover_timeout_s
-        ):
-            self._end(absence, "queue_gone")
+            return
+        absence.until = absence.since + self._patience_s(absence, close)
+        if journal.now >= absence.until:
+            self._end(absence, "queue_out_of_reach" if is_out_of_reach(close) else "queue_gone")
+        elif is_out_of_reach(close) or absence.entry.queue not in journal.topology.queues:
+            self._wait(absence, close)
         elif close.reply_code == 405 or journal.troubled(journal.now):
             # It died with its node, and nobody else would declare it again.
             assert journal.uplink is not None
@@ -151,6 +164,14 @@ class Cancellations:
             absence.doubted = True
             absence.at = journal.now + DOUBT_S
             journal.commands.append(LookAround())
+
+    def _patience_s(self, absence: Absence, close: m.ChannelClose) -> float:
+        """How long a queue may be away. A broker that has just ended a consumer has lost nothing by accident."""
+        policy = self._journal.policy
+        if is_out_of_reach(close):
+            return policy.home_down_timeout_s
+        awaited = absence.refusal is not None or absence.entry.queue in self._journal.topology.queues
+        return policy.failover_timeout_s if awaited else 0.0
 
     def _wait(self, absence: Absence, close: m.ChannelClose | None) -> None:
         journal = self._journal
@@ -176,8 +197,7 @@ class Cancellations:
 
     def _consume(self, absence: Absence) -> None:
         channel, entry = absence.channel, absence.entry
-        replayed = channel.uplink is None or channel.restart_at is not None or channel.restart_wanted
-        if not replayed:
+        if not _is_replayed(channel):
             ending = (m.method_id(m.BasicCancel), m.CHANNEL_CLOSE)
             ends = any(each.request in ending and not each.silent for each in channel.pending)
             if ends or channel.publish_left != NO_CONTENT or channel.muted:
@@ -193,9 +213,14 @@ class Cancellations:
 
     def _end(self, absence: Absence, cause: str) -> None:
         self._absences.remove(absence)
+        journal, channel = self._journal, absence.channel
         queue = absence.entry.queue.decode("utf-8", "replace")
-        self._journal.report("consumer_given_up", cause=cause, channel=absence.channel.number, queue=queue)
-        self._tell(absence.channel, absence.entry, absence.word)
+        journal.report("consumer_given_up", cause=cause, channel=channel.number, queue=queue)
+        self._tell(channel, absence.entry, absence.word)
+        if absence.refusal is not None and not self._understood:
+            channel.verdict = refusal(absence.refusal)
+            if not _is_replayed(channel):
+                journal.lifecycle.restart(channel, f"its consumer of {queue} did not come back", open_upstream=True)
 
     def _tell(self, channel: Channel, entry: Setup | None, word: bytes) -> None:
         journal = self._journal
@@ -204,13 +229,19 @@ class Cancellations:
         if entry is not None:
             channel.forget_consumer(entry.tag)
             journal.topology.delete_queue(entry.queue)
-        if journal.credentials is not None and journal.credentials.can(b"consumer_cancel_notify"):
+        if self._understood:
             journal.say(channel, word)
 
+    @property
+    def _understood(self) -> bool:
+        """The client knows that a broker may end a consumer."""
+        credentials = self._journal.credentials
+        return credentials is not None and credentials.can(b"consumer_cancel_notify")
 
-def is_out_of_reach(close: m.ChannelClose) -> bool:
-    """The queue exists, and cannot be used at present."""
-    return close.reply_code == 404 and _OUT_OF_REACH.search(close.reply_text) is not None
+
+def _is_replayed(channel: Channel) -> bool:
+    """All its consumers are asked for anew anyway, or will be."""
+    return channel.uplink is None or channel.restart_at is not None or channel.restart_wanted
 
 
 def _steps(channel: Channel, entry: Setup) -> list[tuple[int, bytes]]:

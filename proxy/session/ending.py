@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import METHOD
 from proxy.session.attachment import Attachment
-from proxy.session.channel import PLAIN
 from proxy.session.commands import CloseClient
 from proxy.session.journal import Journal, Phase
 from proxy.session.restoration import Restoration
@@ -13,8 +11,6 @@ from proxy.session.uplink import Stage
 
 # How long a close may wait for the other side's close-ok.
 CLOSE_WAIT_S = 5.0
-_METHOD = bytes([METHOD])
-_PUBLISH = m.BASIC_PUBLISH.to_bytes(4, "big")
 
 
 class Ending:
@@ -74,7 +70,7 @@ class Ending:
         recovering = self._attachment.since is not None and self._attachment.reason
         self.because("refused" if recovering else "broker_closed")
         if journal.phase in (Phase.RUNNING, Phase.FLUSHING) and not journal.attached:
-            self._drop()
+            journal.report_dropped(*journal.live_channels())
         if journal.phase in (Phase.CLOSING, Phase.ENDED) or not self.client_here:
             self.end()
             return
@@ -123,7 +119,7 @@ class Ending:
         self.until = None
         self.because("handshake_timeout")
         if self._journal.phase is Phase.FLUSHING:
-            self._drop()
+            self._journal.report_dropped(*self._journal.live_channels())
             self._close_broker()
         else:
             self.end()
@@ -153,16 +149,6 @@ class Ending:
                 uplink.tell(0, m.ConnectionClose(200, b"client closed the connection"))
             elif uplink.stage is not Stage.CLOSING:
                 journal.hang_up(uplink, goodbye=b"client closed the connection")
-
-    def _drop(self) -> None:
-        """Say how many publishes were accepted from a client that waits for no confirm, and may be lost now."""
-        journal = self._journal
-        plain = [channel for channel in journal.live_channels() if channel.mode == PLAIN]
-        parked = sum(frame[:1] == _METHOD and frame[7:11] == _PUBLISH for channel in plain for frame in channel.parked)
-        count = journal.covered_unsettled() + parked
-        if count:
-            parked_bytes = journal.load.parked_bytes
-            journal.report("publishes_dropped", cause="unconfirmed", count=count, parked_bytes=parked_bytes)
 
     def _leave_broker(self) -> None:
         journal = self._journal

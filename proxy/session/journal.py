@@ -16,7 +16,7 @@ from proxy.amqp.fragments import cut
 from proxy.amqp.frames import METHOD, OVERHEAD_BYTES, Buffer, Inlet, method_frame
 from proxy.errors import ClientError
 from proxy.reports import Report
-from proxy.session.channel import CONFIRM, Channel
+from proxy.session.channel import CONFIRM, PLAIN, Channel
 from proxy.session.commands import Command, HangUp
 from proxy.session.copies import Copies
 from proxy.session.counters import Counters
@@ -33,6 +33,7 @@ from proxy.session.verdict import Verdict
 COMPACT_INTERVAL_S = 1.0
 # Nearly every set of a session is empty nearly always, and would take 216 bytes: they share this one.
 NOTHING: frozenset[Never] = frozenset()
+_PUBLISH = m.BASIC_PUBLISH.to_bytes(4, "big")
 # Above those of the client: one for topology, one for what no queue took.
 OWN_CHANNELS = 2
 
@@ -206,7 +207,24 @@ class Journal:
         cause, close = verdict
         reason = close.reply_text.decode("utf-8", "replace")
         self.report("channel_given_up", cause=cause, channel=channel.number, reply_code=close.reply_code, reason=reason)
+        self.report_dropped(channel)
         self.close_channel(channel, close)
+
+    def report_dropped(self, *channels: Channel) -> None:
+        """Say how many publishes channels had accepted from a client that waits for no confirm; they may be lost now.
+
+        Those that no queue took are not among them: they are tried again until the session ends.
+        """
+        plain = [channel for channel in channels if channel.mode == PLAIN]
+        parked = sum(_is_publish(frame) for channel in plain for frame in channel.parked)
+        unconfirmed = sum(each.ledger.unsettled - int(each.ledger.unfinished) for each in plain if each.covered)
+        if parked + unconfirmed:
+            self.report(
+                "publishes_dropped",
+                cause="unconfirmed",
+                count=parked + unconfirmed,
+                parked_bytes=sum(len(frame) for channel in channels for frame in channel.parked),
+            )
 
     def fitted(self, frames: Buffer) -> Buffer:
         """Whole frames of the client's as every present broker takes them."""
@@ -362,3 +380,7 @@ class Journal:
         still = any(e.queue == queue for channel in self.live_channels() for e in channel.setup if e.tag)
         if not still and self.topology.is_auto_delete(queue):
             self.topology.delete_queue(queue)
+
+
+def _is_publish(frame: bytes) -> bool:
+    return frame[0] == METHOD and frame[7:11] == _PUBLISH

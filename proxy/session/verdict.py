@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from proxy.amqp import methods as m
 
 _CAUSES = {403: "access_refused", 404: "not_found", 405: "resource_locked", 406: "precondition_failed"}
+
+_OUT_OF_REACH = re.compile(rb"is down or inaccessible|stopped by supervisor")
 
 
 class Verdict(NamedTuple):
@@ -19,3 +22,8 @@ class Verdict(NamedTuple):
 def refusal(close: m.ChannelClose) -> Verdict:
     """A broker refuses what restores a channel: its client gets the broker's own words."""
     return Verdict(_CAUSES.get(close.reply_code, "refused"), close)
+
+
+def is_out_of_reach(close: m.ChannelClose) -> bool:
+    """The queue exists, and cannot be used at present."""
+    return close.reply_code == 404 and _OUT_OF_REACH.search(close.reply_text) is not None

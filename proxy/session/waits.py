@@ -90,12 +90,11 @@ def _of_channels(session: Session) -> Iterator[Wait]:
 
 
 def _of_queues(session: Session) -> Iterator[Wait]:
-    policy = session.journal.policy
     away = session.cancellations.waiting
     if away:
         since = session.cancellations.since
         reason = f"consumers are paused until their queues are within reach: {', '.join(away)}"
-        yield Wait(reason, (), since, since + policy.home_down_timeout_s)
+        yield Wait(reason, (), since, session.cancellations.until)
     if session.unrouted.count:
         since = session.unrouted.since
         reason = f"no queue takes {session.unrouted.count} publishes while a broker is down"

@@ -479,6 +479,16 @@ MUTANTS = (
         "if journal.phase is Phase.FLUSHING:",
         "what was accepted and then found no broker is dropped in silence",
     ),
+    Mutant(
+        "if absence.refusal is not None and not self._understood:",
+        "if absence.refusal is None and not self._understood:",
+        "a client that does not know broker cancels waits for ever for a consumer that a failover has cost",
+    ),
+    Mutant(
+        "awaited = absence.refusal is not None or absence.entry.queue in self._journal.topology.queues",
+        "awaited = absence.entry.queue in self._journal.topology.queues",
+        "a shared queue that is late after a failover is not waited for",
+    ),
     # Memory.
     Mutant(
         "parked_max, unsettled_max = min(parked_max, self.share_bytes), min(unsettled_max, self.share_bytes)",

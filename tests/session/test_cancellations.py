@@ -9,6 +9,7 @@ from proxy.amqp.wire import bool_value, pack_table
 from proxy.session.commands import Dial, LookAround
 from proxy.session.description import describe
 from tests.support.engine import (
+    HIDDEN_CONFIRMS,
     REOPENED,
     After,
     BrokerLost,
@@ -19,6 +20,7 @@ from tests.support.engine import (
     Handshaken,
     Leave,
     Reported,
+    Sees,
     ToBroker,
     ToClient,
     ToOld,
@@ -58,6 +60,7 @@ def refused(code: int, text: bytes) -> FromBroker:
     return FromBroker(on(SCRATCH, m.ChannelOpenOk(), m.ChannelClose(code, text, 50, 10)))
 
 
+NO_QUEUE = m.ChannelClose(404, b"NOT_FOUND - no queue 'q' in vhost '/'", 60, 20)
 GONE = refused(404, b"NOT_FOUND - no queue 'q' in vhost '/'")
 HOME_DOWN = b"NOT_FOUND - home node 'mq2@localhost' of durable queue 'q' in vhost '/' is down or inaccessible"
 AWAY = refused(404, HOME_DOWN)
@@ -222,6 +225,50 @@ def test_a_consumer_whose_queue_is_lost_with_its_broker_waits_and_its_channel_wo
     story = story << ToBroker(asks(), REOPENED, consume(1, b"r", b"d"))
     story = story >> FromBroker(OPENED, consume_ok(1, b"d"), deliver(1, 1, to=b"d")) << ToClient(deliver(1, 1, to=b"d"))
     (story >> there() << ToBroker(DONE, consume(1))).done()
+
+
+def missing(**given):
+    """After a failover a shared queue is not there: its consumer waits, the channel and the other one work."""
+    story = (consuming(**{"heartbeat_s": 3600} | given) >> FromClient(consume(1, b"r", b"d"))).forget()
+    story = ((story >> FromBroker(consume_ok(1, b"d"))).forget() >> FailOver()).forget()
+    story = story >> FromBroker(OPENED, on(1, NO_QUEUE)) << Reported("channel_restarted") << Reported("consumer_paused")
+    story = (story.forget() >> After(0.2)) << ToBroker(asks(), REOPENED, consume(1, b"r", b"d"))
+    return story >> FromBroker(OPENED, consume_ok(1, b"d"), deliver(1, 1, to=b"d")) << ToClient(deliver(1, 1, to=b"d"))
+
+
+def never_back(**given):
+    """It does not come back in time."""
+    story = missing(failover_timeout_s=9.0, **given) >> GONE << SCRATCH_OVER
+    return asked_again(asked_again(story) >> GONE << SCRATCH_OVER) >> GONE << SCRATCH_OVER
+
+
+def test_a_queue_that_is_not_there_after_a_failover_is_waited_for():
+    story = asked_again(missing() >> GONE << SCRATCH_OVER) >> there() << Reported("consumer_resumed")
+    (story << ToBroker(DONE, consume(1)) >> FromBroker(consume_ok(1))).done()
+
+
+def test_how_long_a_queue_that_is_not_there_is_waited_for_is_told():
+    story = missing(failover_timeout_s=9.0) >> GONE << SCRATCH_OVER
+    (wait,) = (each for each in describe(story.session)["waits"] if "consumers are paused" in each.reason)
+    assert 0 < wait.at_most_s <= 9.0
+
+
+def test_a_queue_that_never_comes_back_costs_its_consumer_and_not_its_channel():
+    story = never_back() << Reported("consumer_given_up", {"cause": "queue_gone", "queue": "q"}) << ToClient(CANCEL)
+    story = story >> FromClient(publish(1)) << ToBroker(HIDDEN_CONFIRMS, publish(1))
+    (story >> FailOver()).forget() << Sees("one consumer", lambda s: s.journal.channels[1].consumers == 1)
+
+
+def test_a_client_that_does_not_know_broker_cancels_loses_the_channel_with_the_brokers_words():
+    story = never_back(capabilities=()) << ToBroker(on(1, m.ChannelClose(200, b"set up again")))
+    (story >> FromBroker(CLOSED) >> After(0.1) << ToClient(on(1, NO_QUEUE))).done()
+
+
+def test_words_for_a_channel_that_is_away_meanwhile_are_said_when_it_is_to_come_back():
+    story = missing(failover_timeout_s=9.0, capabilities=()) >> GONE << SCRATCH_OVER
+    story = asked_again(asked_again(story) >> GONE << SCRATCH_OVER)
+    story.session.restart(story.session.journal.channels[1], "for this story", open_upstream=False)
+    (story >> GONE << SCRATCH_OVER << ToClient(on(1, NO_QUEUE))).done()
 
 
 def test_a_move_leaves_a_waiting_consumer_out():

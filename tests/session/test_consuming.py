@@ -278,30 +278,6 @@ def test_deliveries_that_come_before_the_replay_is_answered_are_kept():
     (story >> FromBroker(on(1, m.ChannelOpenOk()), consume_ok(1), deliver(1, 1)) << ToClient(deliver(1, 1))).done()
 
 
-def test_a_queue_that_is_not_there_yet_is_waited_for():
-    from tests.support.engine import After
-
-    gone = on(1, m.ChannelClose(404, b"NOT_FOUND - home node of queue 'q' is down", 60, 20))
-    story = (consuming() >> FailOver()).forget() >> FromBroker(on(1, m.ChannelOpenOk()), gone)
-    story = story << Reported("channel_restarted") << ToBroker(on(1, m.ChannelCloseOk()))
-    (story >> After(0.1) << ToBroker(REOPENED, consume(1)) >> BACK << Reported("failover_done")).done()
-
-
-def test_a_queue_that_never_comes_back_is_told_to_its_channel():
-    from tests.support.engine import After
-
-    gone = on(1, m.ChannelClose(404, b"NOT_FOUND - no queue 'q'", 60, 20))
-    story = (consuming(failover_timeout_s=1.0) >> FailOver()).forget()
-    for _ in range(20):
-        if story.to_client:
-            break
-        story = (story >> FromBroker(on(1, m.ChannelOpenOk()), gone)).forget() >> After(0.5)
-        if story.to_broker:
-            story.forget()
-    text = m.ChannelClose(404, b"NOT_FOUND - no queue 'q'", 0, 0)
-    (story << Reported("channel_given_up", {"channel": 1}) << ToClient(on(1, text))).done()
-
-
 def test_a_final_refusal_of_the_replay_is_told_after_three_times():
     from tests.support.engine import After
 

@@ -7,7 +7,7 @@ import pytest
 from proxy.amqp import methods as m
 from proxy.net.census import Census
 from proxy.reports import ENDS
-from tests.session.test_cancellations import CANCEL, GONE, asked_again, away
+from tests.session.test_cancellations import CANCEL, GONE, asked_again, away, never_back
 from tests.session.test_limits import failed_over
 from tests.session.test_restarts import CLOSED, unanswered
 from tests.session.test_topology import CLASH, SCRATCH, asked, declare_ok, on_scratch, owning
@@ -107,6 +107,10 @@ def consumer_refused(code: int, text: bytes) -> Story:
     return story
 
 
+def queue_not_there() -> Story:
+    return never_back(capabilities=()).forget() >> FromBroker(CLOSED) >> After(0.1)
+
+
 def too_many_channels() -> Story:
     story = failed_over(with_channel(1, 2), frame_max=131072, channel_max=4).forget()
     story = (story >> FromBroker(OPENED, on(2, m.ChannelOpenOk()))).forget()
@@ -156,7 +160,7 @@ STORIES = {
     ("channel", "commit_unknown"): lambda: transaction(COMMIT),
     ("channel", "commit_unroutable"): commit_without_a_queue,
     ("channel", "not_answered"): not_answered,
-    ("channel", "not_found"): lambda: consumer_refused(404, b"NOT_FOUND - no queue 'q'"),
+    ("channel", "not_found"): queue_not_there,
     ("channel", "resource_locked"): lambda: consumer_refused(405, b"RESOURCE_LOCKED - locked queue 'q'"),
     ("channel", "precondition_failed"): clash,
     ("channel", "access_refused"): lambda: consumer_refused(403, b"ACCESS_REFUSED - in exclusive use"),
