@@ -18,7 +18,7 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=150, help="how many lives a bug may survive in the simulation")
+    parser.add_argument("--seeds", type=int, default=1000, help="how many lives a bug may survive in the simulation")
     parser.add_argument("--blind", action="store_true", help="without the stories: what the simulation finds by itself")
     parser.add_argument("--only", default="", help="only bugs whose description has this in it")
     asked = parser.parse_args()

@@ -6,12 +6,21 @@ import random
 from collections.abc import Callable
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import HEARTBEAT, HEARTBEAT_FRAME, PROTOCOL_HEADER
+from proxy.amqp.frames import HEARTBEAT, HEARTBEAT_FRAME, OVERHEAD_BYTES, PROTOCOL_HEADER
 from proxy.amqp.wire import U32
 from tests.simulation.broker_channel import Channel
 from tests.simulation.clock import Wire
 from tests.simulation.cluster import Node, Violation
 from tests.support.engine_frames import BROKER_OPEN_OK, BROKER_START, frames_of, ident_of, on
+
+CHANNEL_OPEN = m.method_id(m.ChannelOpen)
+
+
+def whole(frame: bytes) -> bool:
+    """Whether the last frame of a stream is all here."""
+    if frame[:1] == b"A":
+        return len(frame) == len(PROTOCOL_HEADER)
+    return len(frame) >= OVERHEAD_BYTES and len(frame) == OVERHEAD_BYTES + U32.unpack_from(frame, 3)[0]
 
 
 class Connection:
@@ -46,16 +55,13 @@ class Connection:
         if self.deaf:
             return
         frames = frames_of(self._buffer)
-        while frames and not self.deaf:
-            each = frames[0]
-            whole = (
-                len(each) == 8 if each[:1] == b"A" else len(each) >= 8 and len(each) == 8 + U32.unpack_from(each, 3)[0]
-            )
-            if not whole:
+        read = 0
+        for each in frames:
+            if self.deaf or (each is frames[-1] and not whole(each)):
                 break
-            del frames[0]
+            read += len(each)
             self._frame(each)
-        self._buffer = b"".join(frames)
+        self._buffer = self._buffer[read:]
 
     def reset(self) -> None:
         """The connection breaks for both sides."""
@@ -108,9 +114,10 @@ class Connection:
 
     # Frames.
 
-    def need(self, fact: object, text: str) -> None:
+    def need(self, fact: object, text: str, *facts: object) -> None:
+        """`facts` are put into the text if it is said at all: nearly always it is not."""
         if not fact:
-            raise Violation(f"the engine made a broker's protocol error: {text}")
+            raise Violation(f"the engine made a broker's protocol error: {text.format(*facts) if facts else text}")
 
     def _frame(self, data: bytes) -> None:
         if self.state == "forcing":
@@ -124,7 +131,7 @@ class Connection:
             self.state = "start"
             self.out.send(BROKER_START)
             return
-        self.need(len(data) <= self.frame_max, f"501 frame_too_large, {len(data)} of {self.frame_max} bytes")
+        self.need(len(data) <= self.frame_max, "501 frame_too_large, {} of {} bytes", len(data), self.frame_max)
         kind, number = data[0], int.from_bytes(data[1:3], "big")
         if kind == HEARTBEAT:
             return
@@ -132,14 +139,14 @@ class Connection:
         if number == 0:
             self._connection(ident, data[7:-1])
             return
-        self.need(self.state == "running", f"method {ident:#x} while {self.state}")
+        self.need(self.state == "running", "method {:#x} while {}", ident, self.state)
         channel = self.channels.get(number)
-        if ident == m.method_id(m.ChannelOpen):
+        if ident == CHANNEL_OPEN:
             self.need(channel is None, "504 second channel.open")
             self.channels[number] = Channel(self, number)
             self.out.send(on(number, m.ChannelOpenOk()))
             return
-        self.need(channel is not None, f"504 expected channel.open on {number}, got {ident >> 16}.{ident & 65535}")
+        self.need(channel is not None, "504 expected channel.open on {}, got {:#x}", number, ident)
         assert channel is not None
         channel.received(kind, ident, data)
 

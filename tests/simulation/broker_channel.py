@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.broker import Connection
 
 NO_EXCHANGE = b"nope"
+CHANNEL_CLOSE, CHANNEL_CLOSE_OK = m.method_id(m.ChannelClose), m.method_id(m.ChannelCloseOk)
 
 
 class Channel:
@@ -65,16 +66,16 @@ class Channel:
             self._content(kind, data)
             return
         self.need(kind == METHOD or self.gone, "505 content that was not announced")
-        if ident == m.method_id(m.ChannelClose):
+        if ident == CHANNEL_CLOSE:
             if not self.gone:
                 self.end()
                 del self.connection.channels[self.number]
             self.connection.out.send(on(self.number, m.ChannelCloseOk()))
-        elif ident == m.method_id(m.ChannelCloseOk):
+        elif ident == CHANNEL_CLOSE_OK:
             self.need(self.gone, "close-ok out of the blue")
             del self.connection.channels[self.number]
         elif not self.gone:
-            self.need(ident in self.METHODS, f"unknown method {ident >> 16}.{ident & 65535}")
+            self.need(ident in self.METHODS, "unknown method {:#x}", ident)
             self.METHODS[ident](self, data[7:-1])
 
     def end(self) -> None:
@@ -318,7 +319,8 @@ class Channel:
         for _, _, message in settled:
             self.need(
                 requeue or self.cluster.may_settle(message.body),
-                f"{message.body[:30]!r} was settled by nobody the client knows",
+                "{!r} was settled by nobody the client knows",
+                message.body[:30],
             )
         if self.tx:
             self.tx_settled += [(*each, requeue) for each in settled]

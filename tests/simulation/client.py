@@ -68,15 +68,15 @@ class Client:
     def _frame(self, data: bytes) -> None:
         kind, number, ident = data[0], channel_of(data), ident_of(data)
         need(data[-1] == 206, "a frame without an end")
-        need(len(data) <= self.frame_max, f"a frame of {len(data)} bytes, {self.frame_max} were agreed")
+        need(len(data) <= self.frame_max, "a frame of {} bytes, {} were agreed", len(data), self.frame_max)
         if kind == HEARTBEAT:
             return
-        need(self.state not in ("told", "closed"), f"{ident >> 16}.{ident & 65535} on a closed connection")
+        need(self.state not in ("told", "closed"), "{:#x} on a closed connection", ident)
         if number == 0:
             self._connection(ident, data[7:-1])
             return
         channel = self.channels.get(number)
-        need(channel is not None, f"{ident >> 16}.{ident & 65535} on channel {number}, which is not open")
+        need(channel is not None, "{:#x} on channel {}, which is not open", ident, number)
         assert channel is not None
         channel.received(kind, ident, data)
 

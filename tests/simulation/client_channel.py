@@ -38,9 +38,10 @@ OK = {
 GET = (m.method_id(m.BasicGetOk), m.BASIC_GET_EMPTY)
 
 
-def need(fact: object, text: str) -> None:
+def need(fact: object, text: str, *facts: object) -> None:
+    """`facts` are put into the text if it is said at all: nearly always it is not."""
     if not fact:
-        raise Violation(f"the client met a protocol error: {text}")
+        raise Violation(f"the client met a protocol error: {text.format(*facts) if facts else text}")
 
 
 class ClientChannel:
@@ -115,11 +116,13 @@ class ClientChannel:
             self._answered(ident, data[7:-1])
 
     def _answered(self, ident: int, payload: bytes) -> None:
-        need(self.asked, f"an answer {ident >> 16}.{ident & 65535} to nothing on channel {self.number}")
+        need(self.asked, "an answer {:#x} to nothing on channel {}", ident, self.number)
         wanted, then = self.asked.popleft()
         need(
             ident == wanted or (isinstance(wanted, tuple) and ident in wanted),
-            f"a wrong answer: {ident:#x} for {wanted}",
+            "a wrong answer: {:#x} for {}",
+            ident,
+            wanted,
         )
         if ident == GET[0]:
             got = m.decode(m.BasicGetOk, payload)
@@ -129,7 +132,7 @@ class ClientChannel:
             then(payload)
 
     def _closed(self, close: m.ChannelClose) -> None:
-        need(self.may_be_closed(close), f"channel {self.number} was closed: {close}")
+        need(self.may_be_closed(close), "channel {} was closed: {}", self.number, close)
         self.send(on(self.number, m.ChannelCloseOk()))
         self.account.given_back.update(self.said)  # what it said may have crossed the close
         if self.state != "closing":
@@ -145,13 +148,13 @@ class ClientChannel:
         self._give_back()
 
     def _tag(self, tag: int) -> None:
-        need(tag > self.last_tag, f"delivery tag {tag} after {self.last_tag}")
+        need(tag > self.last_tag, "delivery tag {} after {}", tag, self.last_tag)
         self.last_tag = tag
 
     def _delivered(self, payload: bytes) -> None:
         reader = Reader(payload, 4)
         consumer, tag, redelivered = reader.shortstr(), reader.longlong(), bool(reader.octet())
-        need(self.consumers.get(consumer) in ("on", "ending"), f"a delivery to {consumer!r}: {self.consumers}")
+        need(self.consumers.get(consumer) in ("on", "ending"), "a delivery to {!r}: {}", consumer, self.consumers)
         self._tag(tag)
         holds = consumer not in self.no_ack
         self.arriving = [tag, redelivered, holds, None, b"", not holds]
@@ -183,11 +186,11 @@ class ClientChannel:
         confirm = m.decode(m.BasicAck, payload)
         number = confirm.delivery_tag
         need(self.confirms, "a confirm that nobody asked for")
-        need(number <= self.published, f"a confirm of {number}, {self.published} were published")
+        need(number <= self.published, "a confirm of {}, {} were published", number, self.published)
         done = [n for n in self.unconfirmed if n <= number] if confirm.multiple else [number]
         need(done, "a multiple confirm of nothing")
         for each in done:
-            need(each in self.unconfirmed, f"a second confirm of {each}")
+            need(each in self.unconfirmed, "a second confirm of {}", each)
             self.account.confirmed.add(self.unconfirmed.pop(each))
 
     # What it can do.

@@ -44,6 +44,7 @@ class Faults:
         self.homes = world.recipe.rng("homeless")
         self.clock = world.clock
         self.cluster = world.cluster
+        self.span_s = world.length.work_s
         self.active = True
         # When operators closed a connection of this session, and since when no node is up.
         self.operated_at: list[float] = []
@@ -51,10 +52,10 @@ class Faults:
 
     def start(self) -> None:
         if self.recipe.has("long_blackout"):
-            self.clock.after(self.rng.uniform(1.0, 10.0), self._long_blackout)
+            self.clock.after(self.rng.uniform(0.1, 0.8) * self.span_s, self._long_blackout)
         if self.recipe.has("tear"):
             self.world.shell.after_broker = self._tear
-        self.clock.after(self.rng.uniform(0.0, 3.0), self._next)
+        self.clock.after(self.rng.uniform(0.0, 0.25) * self.span_s, self._next)
 
     def stop(self) -> None:
         """Everything becomes well again, soon."""
@@ -74,7 +75,7 @@ class Faults:
         connection = shell.attached_connection()
         near, other = rng.random() < 0.7, rng.choice(self.cluster.nodes)
         kind, drains, stays = rng.choice(KINDS), rng.random() < 0.5, rng.random() < 0.1
-        pause_s = rng.choice((0.002, 0.02, 0.2, 1.0, 5.0)) * rng.uniform(0.5, 2.0)
+        pause_s = min(rng.choice((0.002, 0.02, 0.2, 1.0, 5.0)), self.span_s / 3) * rng.uniform(0.5, 2.0)
         node = (connection.node if connection is not None else None) if near else other
         if node is not None and self.recipe.has(kind):
             self._do(kind, node)

@@ -1,4 +1,10 @@
-"""What goes into the life of one seed. Leaving one ingredient out changes no draw of the others."""
+"""What goes into the life of one seed. Leaving one ingredient out changes no draw of the others.
+
+A seed is one client with two to eight channels, each in a role of its own, on three nodes that fail while it works
+and get well when it winds down. Most lives are short, since a bug needs few words and one fault at the wrong moment
+rather than many of each: some forty acts of the client on three channels, either in a second, one fault right behind
+the other, or in twelve, so that heartbeats run out and moves come to their end. A few are long and do all at once.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +25,25 @@ SHARES = {
     # All nodes are down for longer than a session waits; nothing goes wrong, so that sessions move undisturbed.
     "long_blackout": 5, "calm": 25,
 }  # fmt: skip
+# Of a hundred lives: how many have so many acts of the client, in so many seconds, on so many channels at most.
+LENGTHS = (
+    (40, 40, 1.0, 3),
+    (35, 40, 12.0, 3),
+    (20, 120, 3.0, 4),
+    (5, 500, 12.0, 8),
+)
 # Where the time limit is short, only one thing may use it up.
 UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "calm", "homeless")
 DISTURBING = ("tear", "crash", "leave", "hang", "cut", "operator", "blackout", "owner")
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much the client does until it winds down, in how much time, on how many channels at most."""
+
+    acts: int
+    work_s: float
+    channels: int
 
 
 @dataclass(frozen=True)
@@ -48,9 +70,19 @@ class Recipe:
     def ingredients(self) -> list[str]:
         return [name for name in SHARES if self.has(name)]
 
+    def length(self) -> Length:
+        """How long the life is, and how busy."""
+        shares, *facts = zip(*LENGTHS, strict=True)
+        return Length(*self.rng("length").choices(list(zip(*facts, strict=True)), shares)[0])
+
     def roles(self) -> tuple[int, ...]:
+        """What the channels are for. There is always one that consumes: it looks in the end whether all is there."""
         extra = {"owner": OWNER, "transactions": TRANSACTOR, "careless": CARELESS, "modest": MODEST}
-        return (CONFIRMER, PUBLISHER, CONSUMER, MIXED, *(role for name, role in extra.items() if self.has(name)))
+        others = [CONFIRMER, PUBLISHER, MIXED, *extra.values()]
+        self.rng("roles").shuffle(others)
+        left_out = {role for name, role in extra.items() if not self.has(name)}
+        used = [role for role in others if role not in left_out][: self.length().channels - 1]
+        return (CONSUMER, *sorted(used))
 
     def policy(self) -> SessionPolicy:
         rng = self.rng("policy")

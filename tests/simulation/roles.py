@@ -85,7 +85,7 @@ class Modest(ClientChannel):
         held = len(self.open_tags)
         # An ack of everything makes room for what is on its way; what is too large to be kept back passes.
         if not self.client.acks_all and not self.client.large_bytes:
-            need(held <= self.limit, f"{held} deliveries are out, {self.limit} were asked for")
+            need(held <= self.limit, "{} deliveries are out, {} were asked for", held, self.limit)
 
 
 class Owner(ClientChannel):

@@ -1,4 +1,4 @@
-"""A few hundred lives of a session. Longer runs: `python -m tests.simulation --seeds 100000`."""
+"""Some hundred lives of a session. Longer runs: `python -m tests.simulation --seeds 100000 --jobs 2`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pytest
 from tests.simulation.__main__ import failure_of
 from tests.simulation.recipe import Recipe
 
-BLOCK = 10
+BLOCK = 50
 
 
-@pytest.mark.parametrize("start", range(0, 120, BLOCK))
+@pytest.mark.parametrize("start", range(0, 800, BLOCK))
 def test_every_promise_is_kept(start):
     failures = [failure for seed in range(start, start + BLOCK) if (failure := failure_of(Recipe(seed)))]
     assert not failures, failures[0]

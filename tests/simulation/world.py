@@ -13,7 +13,10 @@ from tests.simulation.recipe import Recipe
 from tests.simulation.roles import CARELESS, CASUAL
 from tests.simulation.shell import FORCED_CLOSE_PAUSE_S, Shell
 
-WORK_S = 12.0
+# Between two acts of the client, on average, in a life that has as much to do as there is time.
+PAUSES_S = (0.001, 0.01, 0.06)
+WIND_DOWN_PAUSES_S = (0.001, 0.01)
+IDLE_PAUSE_S = 0.05
 # After the last fault everything must have settled within this time; a channel's own mistake, replayed again and again
 # with what was published before it, can take several times `failover_timeout_s`.
 PROGRESS_S = 300.0
@@ -29,6 +32,8 @@ class World:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.rng = recipe.rng("pace")
+        self.length = recipe.length()
+        self.leisure = self.length.work_s / self.length.acts * len(PAUSES_S) / sum(PAUSES_S)
         self.clock = Clock()
         self.cluster = Cluster(self.clock, recipe.rng("cluster"))
         self.cluster.may_settle = self._may_settle
@@ -54,7 +59,7 @@ class World:
         self.clock.after(0.001, self._client_beat)
         self.faults.start()
         self.shell.start()
-        self._advance(WORK_S)
+        self._advance(self.length.work_s)
         self.faults.stop()
         self.client.finishing = True
         self._until(lambda: self.client.told or self._settled(), self._unfinished)
@@ -177,8 +182,13 @@ class World:
     def _act(self) -> None:
         if self.acting and not self.shell.closed:
             self.client.act()
-            pauses_s = (0.001, 0.01) if self.client.finishing else (0.001, 0.01, 0.06)
-            self.clock.after(self.rng.choice(pauses_s), self._act)
+            if not self.client.finishing:
+                pause_s = self.rng.choice(PAUSES_S) * self.leisure
+            elif self.client.idle:
+                pause_s = IDLE_PAUSE_S
+            else:
+                pause_s = self.rng.choice(WIND_DOWN_PAUSES_S)
+            self.clock.after(pause_s, self._act)
 
     def _client_beat(self) -> None:
         if not self.shell.closed:
