@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 
+from proxy.amqp import methods as m
 from proxy.session.ledger import Load
+
+_DECLARING = frozenset(map(m.method_id, (m.ExchangeDeclare, m.ExchangeBind, m.QueueDeclare, m.QueueBind)))
 
 
 @dataclass(slots=True, eq=False)
@@ -46,3 +50,11 @@ class Pending:
     dirty: bool = False
     unnamed: bytes = b""
     commit: Commit | None = None
+
+
+def leading_declarations(asked: list[Pending]) -> list[Pending]:
+    """Unanswered declarations with nothing before them: what was published behind them, unheard, may need them.
+
+    They are asked before it, though some of it may have come before them: to be there early harms no declaration.
+    """
+    return list(takewhile(lambda request: request.request in _DECLARING, asked))

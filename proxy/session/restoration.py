@@ -11,7 +11,7 @@ from proxy.session.channel import TX, Channel
 from proxy.session.consequences import answered_by_loss
 from proxy.session.journal import NOTHING, Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
-from proxy.session.pending import Pending
+from proxy.session.pending import Pending, leading_declarations
 from proxy.session.restraint import Restraint
 from proxy.session.setup import Setup
 from proxy.session.stream import OFFSET
@@ -319,6 +319,8 @@ class Restoration:
             self._set_up(channel, first)
             if channel.ledgered and channel.mode != TX:
                 channel.tell_broker(m.ConfirmSelect(nowait=True))
+                for _ in leading_declarations(asked):
+                    self._ask(channel, asked.pop(0))
                 self._publish_again(channel)
             self._set_up(channel, [entry for entry in channel.setup if entry.queue != DIRECT_REPLY_TO])
         for request in asked:
@@ -362,9 +364,8 @@ class Restoration:
         if NO_COPY in close.reply_text and channel.restarts >= COPY_REFUSALS_MAX:
             journal.lifecycle.seek(close.reply_text.decode("utf-8", "replace"))
         # A publish to an exchange that is nobody's to declare again would be refused each time, behind its neighbours.
-        final = final or (
-            close.reply_code == 404 and b"no exchange" in close.reply_text and not journal.topology.exchanges
-        )
+        if close.reply_code == 404 and b"no exchange" in close.reply_text and not journal.topology.exchanges:
+            final = True
         if final and channel.restarts >= STEP_REFUSALS_MAX:
             journal.give_up(channel, refusal(close))
             return

@@ -387,6 +387,11 @@ MUTANTS = (
         "a channel waits without end for a broker that does not answer its replay",
     ),
     Mutant(
+        "                for _ in leading_declarations(asked):",
+        "                for _ in leading_declarations([]):",
+        "what was published behind an unanswered declaration is sent again before it",
+    ),
+    Mutant(
         "committing = any(request.dirty for request in asked)",
         "committing = False",
         "a commit of lost work is asked of the next broker and succeeds",

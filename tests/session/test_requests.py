@@ -18,6 +18,7 @@ from tests.support.engine import (
     Sees,
     ToBroker,
     ToClient,
+    confirming,
     consuming,
     running,
     with_channel,
@@ -93,6 +94,15 @@ def test_what_was_published_behind_an_unanswered_open_is_published_again():
     a = publish(1, b"a")
     story = running() >> FromClient(OPEN, SELECT, a) << ToBroker(OPEN, SELECT, a)
     (story >> FailOver() << ToBroker(OPEN, HIDDEN_CONFIRMS, a, SELECT)).done()
+
+
+def test_what_was_published_behind_an_unanswered_declaration_finds_it():
+    """nowait, or a client that does not wait: without the exchange, the publish would be refused each time."""
+    declarations = exchange(1), declare(1), bind(1)
+    told = (exchange(1, nowait=True), declare(1, nowait=True), bind(1, nowait=True))
+    a, qos = publish(1, b"a", exchange=b"e", key=b"k"), on(1, m.BasicQos(0, 1, False))
+    story = confirming() >> FromClient(*told, qos, a) << ToBroker(*declarations, qos, a)
+    (story >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS, *declarations, a, qos)).done()
 
 
 def test_a_channel_opened_while_no_broker_is_there_waits():

@@ -78,7 +78,7 @@ class Connection:
         for channel in list(self.channels.values()):
             channel.end()
         for name in self.exclusive:
-            self.cluster.queues.pop(name, None)
+            self.cluster.delete(name)
 
     def _beat(self) -> None:
         if not self.closed:

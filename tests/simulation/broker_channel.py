@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD
 from proxy.amqp.wire import U64, Reader, shortstr
+from tests.simulation import broker_entities as entities
 from tests.simulation.cluster import Message, Queue
 from tests.support.engine_frames import bare, content, on
 
@@ -44,7 +45,7 @@ class Channel:
         self.publishing: list | None = None
         # A transaction: what is published, what is settled (and whether it is to be queued again).
         self.tx = False
-        self.tx_published: list[tuple[bytes, bytes, bytes, bool]] = []
+        self.tx_published: list[tuple[bytes, bytes, bytes, bool, bytes]] = []
         self.tx_settled: list[tuple[int, Queue, Message, bool]] = []
 
     def has_room(self) -> bool:
@@ -58,8 +59,9 @@ class Channel:
         if not self.gone:
             self.connection.say(data)
 
-    def answer(self, class_id: int, method_id: int, arguments: bytes = b"") -> None:
-        self.say(bare(self.number, m.ident(class_id, method_id), arguments))
+    def answer(self, class_id: int, method_id: int, arguments: bytes = b"", *, nowait: bool = False) -> None:
+        if not nowait:
+            self.say(bare(self.number, m.ident(class_id, method_id), arguments))
 
     def received(self, kind: int, ident: int, data: bytes) -> None:
         if self.publishing is not None:
@@ -84,13 +86,16 @@ class Channel:
         self.publishing = None
         for queue, _ in self.consumers.values():
             queue.consumers = deque(each for each in queue.consumers if each[0] is not self)
+            self.cluster.forsaken(queue)
         self._rollback_work()
         self.cluster.requeue(list(self.unacked.values()))
         self.unacked.clear()
         self.consumers.clear()
 
-    def refuse(self, code: int, text: str) -> None:
-        self.say(on(self.number, m.ChannelClose(code, text.encode())))
+    def refuse(self, code: int, text: str, cause: type | None = None) -> None:
+        """Close the channel; `cause` is the method that was refused."""
+        ident = 0 if cause is None else m.method_id(cause)
+        self.say(on(self.number, m.ChannelClose(code, text.encode(), ident >> 16, ident & 0xFFFF)))
         self.end()
 
     # Publishing.
@@ -127,12 +132,12 @@ class Channel:
             self._published(exchange, key, body, mandatory, properties)
 
     def _published(self, exchange: bytes, key: bytes, body: bytes, mandatory: bool, properties: bytes) -> None:
-        if exchange == NO_EXCHANGE:
-            self.need(self.number in self.cluster.careless, "404 no exchange")
+        if exchange not in self.cluster.exchanges.auto_delete:
+            self.need(exchange == NO_EXCHANGE and self.number in self.cluster.careless, f"404 no exchange {exchange!r}")
             self.refuse(404, "NOT_FOUND - no exchange 'nope' in vhost '/'")
             return
         if self.tx:
-            self.tx_published.append((key, body, properties, mandatory))
+            self.tx_published.append((exchange, key, body, mandatory, properties))
             return
         self.published += self.confirms  # what came before confirm.select is not counted
         number = self.published
@@ -142,21 +147,23 @@ class Channel:
         if self.poisoned and self.confirms:
             self.clock.after(delay_s, lambda: self.say(on(self.number, m.BasicNack(number, False, False))))
             return
-        if key in self.cluster.homeless:
+        queues = self.cluster.route(exchange, key)
+        if not queues:
             if mandatory:
                 self._give_back(exchange, key, body, properties)
             self._taken(number)
             return
-        self.clock.after(delay_s, lambda: self._take(number, key, body, properties))
+        self.clock.after(delay_s, lambda: self._take(number, queues, body, properties))
 
     def _give_back(self, exchange: bytes, key: bytes, body: bytes, properties: bytes) -> None:
         back = on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key))
         self.say(back + content(self.number, body, self.connection.frame_max - 8, properties))
 
-    def _take(self, number: int, key: bytes, body: bytes, properties: bytes) -> None:
+    def _take(self, number: int, queues: list[bytes], body: bytes, properties: bytes) -> None:
         if self.connection.crashed and self.rng.random() < 0.5:
             return
-        self.cluster.take(key, body, properties)
+        for name in queues:
+            self.cluster.take(name, body, properties)
         self._taken(number)
 
     def _taken(self, number: int) -> None:
@@ -196,11 +203,12 @@ class Channel:
 
     def _tx_commit(self, payload: bytes) -> None:
         self.need(self.tx, "406 channel is not transactional")
-        for key, body, properties, mandatory in self.tx_published:
-            if key not in self.cluster.homeless:
-                self.cluster.take(key, body, properties)
-            elif mandatory:
-                self._give_back(b"", key, body, properties)
+        for exchange, key, body, mandatory, properties in self.tx_published:
+            queues = self.cluster.route(exchange, key)
+            for name in queues:
+                self.cluster.take(name, body, properties)
+            if mandatory and not queues:
+                self._give_back(exchange, key, body, properties)
         self.cluster.requeue([(queue, message) for _, queue, message, requeue in self.tx_settled if requeue])
         self.tx_published.clear()
         self.tx_settled.clear()
@@ -217,29 +225,6 @@ class Channel:
         self.unacked = dict(sorted(self.unacked.items()))
         self.tx_settled.clear()
 
-    # Queues.
-
-    def _declare(self, payload: bytes) -> None:
-        q = m.decode(m.QueueDeclare, payload)
-        self.need(q.queue, "an unnamed queue was declared: its name could not be restored")
-        queues, connection = self.cluster.queues, self.connection
-        queue = queues.get(q.queue)
-        if queue is not None and queue.owner not in (None, connection):
-            self.refuse(405, f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{q.queue!r}'")
-            return
-        if queue is None:
-            queues[q.queue] = queue = Queue(q.queue, connection if q.exclusive else None)
-            if q.exclusive:
-                connection.exclusive.add(q.queue)
-        if not q.nowait:
-            self.say(on(self.number, m.QueueDeclareOk(q.queue, len(queue.ready), len(queue.consumers))))
-
-    def _delete(self, payload: bytes) -> None:
-        name = m.decode(m.QueueDelete, payload).queue
-        self.connection.exclusive.discard(name)
-        self.cluster.delete(name)
-        self.answer(50, 41, b"\0\0\0\0")
-
     # Consuming.
 
     def _qos(self, payload: bytes) -> None:
@@ -251,13 +236,12 @@ class Channel:
         self.need(q.consumer_tag not in self.consumers, f"530 reuse of consumer tag {q.consumer_tag!r}")
         queue = self.cluster.queues.get(q.queue)
         if queue is None:
-            self.refuse(404, f"NOT_FOUND - no queue {q.queue!r}")
+            self.refuse(404, f"NOT_FOUND - no queue '{q.queue.decode()}' in vhost '/'", m.BasicConsume)
             return
         self.need(queue.owner in (None, self.connection), "405 consume from somebody's exclusive queue")
         self.consumers[q.consumer_tag] = (queue, q.no_ack)
         queue.consumers.append((self, q.consumer_tag))
-        if not q.nowait:
-            self.answer(60, 21, shortstr(q.consumer_tag))
+        self.answer(60, 21, shortstr(q.consumer_tag), nowait=q.nowait)
         self.clock.after(0.0, lambda: self.cluster.dispatch(queue))
 
     def deliver(self, tag: bytes, queue: Queue, message: Message) -> None:
@@ -275,11 +259,12 @@ class Channel:
         return content(self.number, message.body, size, message.properties)
 
     def _cancel(self, payload: bytes) -> None:
-        tag = m.decode(m.BasicCancel, payload).consumer_tag
-        queue, _ = self.consumers.pop(tag, (None, None))
+        q = m.decode(m.BasicCancel, payload)
+        queue, _ = self.consumers.pop(q.consumer_tag, (None, None))
         if queue is not None:
-            queue.consumers.remove((self, tag))
-        self.say(on(self.number, m.BasicCancelOk(tag)))
+            queue.consumers.remove((self, q.consumer_tag))
+            self.cluster.forsaken(queue)
+        self.answer(60, 31, shortstr(q.consumer_tag), nowait=q.nowait)
 
     def _get(self, payload: bytes) -> None:
         q = m.decode(m.BasicGet, payload)
@@ -340,9 +325,7 @@ class Channel:
         m.method_id(m.TxSelect): _tx_select,
         m.TX_COMMIT: _tx_commit,
         m.TX_ROLLBACK: _tx_rollback,
-        m.method_id(m.QueueDeclare): _declare,
-        m.method_id(m.QueueDelete): _delete,
-        m.method_id(m.QueueBind): lambda self, _: self.answer(50, 21),
+        **entities.METHODS,
         m.method_id(m.BasicQos): _qos,
         m.method_id(m.BasicConsume): _consume,
         m.method_id(m.BasicCancel): _cancel,

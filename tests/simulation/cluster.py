@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from proxy.amqp import methods as m
 from tests.simulation.clock import Clock
+from tests.simulation.exchanges import Exchanges
 from tests.support.engine_frames import on
 
 LEADERLESS_S = 0.3
@@ -35,11 +36,15 @@ class Message:
 
 
 class Queue:
-    """Messages, and who consumes: pairs of a broker's channel and a tag. `owner` is a connection, if exclusive."""
+    """Messages, and who consumes: pairs of a broker's channel and a tag. `owner` is a connection, if exclusive.
 
-    def __init__(self, name: bytes, owner: object = None) -> None:
+    An auto-delete queue goes with its last consumer.
+    """
+
+    def __init__(self, name: bytes, owner: object = None, *, auto_delete: bool = False) -> None:
         self.name = name
         self.owner = owner
+        self.auto_delete = auto_delete
         self.ready: list[Message] = []
         self.consumers: deque = deque()
 
@@ -52,6 +57,7 @@ class Cluster:
         self.rng = rng
         self.nodes = [Node(self, f"rabbit{n}:5672") for n in (1, 2, 3)]
         self.queues: dict[bytes, Queue] = {}
+        self.exchanges = Exchanges()
         self.taken: Counter[bytes] = Counter()
         self.troubled_at = -1000.0
         # Classic queues whose home is down: what is published to them is dropped, and confirmed.
@@ -61,8 +67,14 @@ class Cluster:
         self.careless: set[int] = set()
         self._order = 0
 
-    def take(self, key: bytes, body: bytes, properties: bytes) -> None:
-        queue = self.queues.get(key)
+    def route(self, exchange: bytes, key: bytes) -> list[bytes]:
+        """The queues that get a message now: those that are there and have a home."""
+        names = self.exchanges.routes(exchange, key)
+        return [name for name in names if name in self.queues and name not in self.homeless]
+
+    def take(self, name: bytes, body: bytes, properties: bytes) -> None:
+        """A queue gets a message, if it is still there."""
+        queue = self.queues.get(name)
         if queue is None:
             return
         self._order += 1
@@ -87,15 +99,20 @@ class Cluster:
             idle = 0
             channel.deliver(tag, queue, queue.ready.pop(0))
 
-    def delete(self, name: bytes) -> Queue | None:
-        """A queue goes, and its consumers are told."""
+    def delete(self, name: bytes) -> None:
+        """A queue goes with its bindings, and its consumers are told."""
         queue = self.queues.pop(name, None)
         if queue is not None:
+            self.exchanges.queue_gone(name)
             for channel, tag in queue.consumers:
                 channel.consumers.pop(tag, None)
                 channel.say(on(channel.number, m.BasicCancel(tag, True)))
             queue.consumers.clear()
-        return queue
+
+    def forsaken(self, queue: Queue) -> None:
+        """One of its consumers is gone; an auto-delete queue goes with the last one."""
+        if queue.auto_delete and not queue.consumers and self.queues.get(queue.name) is queue:
+            self.delete(queue.name)
 
     def leaderless(self) -> bool:
         return self.clock.now < self.troubled_at + LEADERLESS_S
