@@ -52,7 +52,7 @@ EVENTS: dict[str, tuple[Level, str]] = {
     "deliveries_at_risk": ("info", "Consumers without acknowledgements lost their broker, and perhaps messages."),
     "channel_given_up": ("error", "One channel could not be restored; the client was told."),
     "queues_recreated": ("info", "Transient queues are there again, and empty."),
-    "topology_lost": ("warning", "A transient queue or exchange could not be declared again."),
+    "topology_lost": ("warning", "A transient queue or exchange is not declared again."),
     # endpoints and discovery
     "endpoint_added": ("info", "Discovery names a new endpoint."),
     "endpoint_changed": ("info", "Discovery describes an endpoint differently."),
@@ -93,6 +93,7 @@ ENDS: dict[Scope, dict[str, str]] = {
         "not_found": "404: what it uses is not there any more.",
         "resource_locked": "405: another connection still holds its queue.",
         "precondition_failed": "406: what it had declared exists otherwise.",
+        "queue_lost": "404: a queue of its own was lost with its broker, and cannot or shall not be declared again.",
         "access_refused": "403: another client has its seat, or a right was taken away.",
         "refused": "The broker's own words: it refuses something else that restores the channel.",
         "too_many_channels": "506: the present broker takes fewer channels.",
@@ -108,7 +109,7 @@ ENDS: dict[Scope, dict[str, str]] = {
     },
     "topology": {
         "recreated_empty": "Nothing: a transient queue was declared again; its messages, if any, are lost.",
-        "not_restored": "A `channel.close`, counted as well: a queue, exchange or binding could not be declared again.",
+        "not_restored": "A `channel.close`, counted as well: a queue, exchange or binding is not declared again.",
     },
 }
 # The events that say so, with facts `cause` and, where it is not one, `count`. A connection's is `session_closed`.

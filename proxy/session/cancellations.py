@@ -149,7 +149,7 @@ class Cancellations:
         absence.until = absence.since + self._patience_s(absence, close)
         if journal.now >= absence.until:
             self._end(absence, "queue_out_of_reach" if is_out_of_reach(close) else "queue_gone")
-        elif is_out_of_reach(close) or absence.entry.queue not in journal.topology.queues:
+        elif is_out_of_reach(close) or not self._is_restored(absence.entry.queue):
             self._wait(absence, close)
         elif close.reply_code == 405 or journal.troubled(journal.now):
             # It died with its node, and nobody else would declare it again.
@@ -170,8 +170,13 @@ class Cancellations:
         policy = self._journal.policy
         if is_out_of_reach(close):
             return policy.home_down_timeout_s
-        awaited = absence.refusal is not None or absence.entry.queue in self._journal.topology.queues
+        awaited = absence.refusal is not None or self._is_restored(absence.entry.queue)
         return policy.failover_timeout_s if awaited else 0.0
+
+    def _is_restored(self, queue: bytes) -> bool:
+        """It is this client's own, and declared again where it is lost."""
+        own = self._journal.topology.queues.get(queue)
+        return own is not None and not self._restoration.obituary.tells(own[0])
 
     def _wait(self, absence: Absence, close: m.ChannelClose | None) -> None:
         journal = self._journal
@@ -197,7 +202,7 @@ class Cancellations:
 
     def _consume(self, absence: Absence) -> None:
         channel, entry = absence.channel, absence.entry
-        if not _is_replayed(channel):
+        if not channel.replayed:
             ending = (m.method_id(m.BasicCancel), m.CHANNEL_CLOSE)
             ends = any(each.request in ending and not each.silent for each in channel.pending)
             if ends or channel.publish_left != NO_CONTENT or channel.muted:
@@ -218,9 +223,7 @@ class Cancellations:
         journal.report("consumer_given_up", cause=cause, channel=channel.number, queue=queue)
         self._tell(channel, absence.entry, absence.word)
         if absence.refusal is not None and not self._understood:
-            channel.verdict = refusal(absence.refusal)
-            if not _is_replayed(channel):
-                journal.lifecycle.restart(channel, f"its consumer of {queue} did not come back", open_upstream=True)
+            journal.condemn(channel, refusal(absence.refusal))
 
     def _tell(self, channel: Channel, entry: Setup | None, word: bytes) -> None:
         journal = self._journal
@@ -237,11 +240,6 @@ class Cancellations:
         """The client knows that a broker may end a consumer."""
         credentials = self._journal.credentials
         return credentials is not None and credentials.can(b"consumer_cancel_notify")
-
-
-def _is_replayed(channel: Channel) -> bool:
-    """All its consumers are asked for anew anyway, or will be."""
-    return channel.uplink is None or channel.restart_at is not None or channel.restart_wanted
 
 
 def _steps(channel: Channel, entry: Setup) -> list[tuple[int, bytes]]:

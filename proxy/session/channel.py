@@ -175,6 +175,11 @@ class Channel:
         return sum(1 for entry in self.setup if entry.tag)
 
     @property
+    def replayed(self) -> bool:
+        """It is to be set up, so that its consumers need not be asked for one by one."""
+        return self.uplink is None or self.restart_at is not None or self.restart_wanted
+
+    @property
     def exposed(self) -> int:
         """How many consumers and requests take messages without acknowledgements: those on the wire may be lost."""
         consumers = sum(entry.no_ack == UNACKED and not entry.absent for entry in self.setup if entry.tag)

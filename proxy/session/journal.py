@@ -210,6 +210,15 @@ class Journal:
         self.report_dropped(channel)
         self.close_channel(channel, close)
 
+    def condemn(self, channel: Channel, verdict: Verdict) -> None:
+        """The same of a channel that a broker may have open: it is closed there first, and then its client is told."""
+        if channel.uplink is None:
+            self.give_up(channel, verdict)
+            return
+        channel.verdict = verdict
+        if not channel.replayed:
+            self.lifecycle.restart(channel, verdict.cause, open_upstream=True)
+
     def report_dropped(self, *channels: Channel) -> None:
         """Say how many publishes channels had accepted from a client that waits for no confirm; they may be lost now.
 

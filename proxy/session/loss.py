@@ -153,6 +153,7 @@ class Loss:
             channel.restart_deadline = None  # what went wrong there may well go right elsewhere
             self._restarts.forget(channel)
         if journal.uplink is None:
+            self._restoration.obituary.connection_lost()
             attachment.search(reason, cause, uplink.endpoint)
             if journal.phase is Phase.FLUSHING:
                 self._ending.flush()

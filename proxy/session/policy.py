@@ -10,6 +10,7 @@ from proxy.errors import ConfigError
 PublishGuarantee = Literal["at_least_once", "as_sent"]
 ForcedClose = Literal["pass", "recover"]
 Unroutable = Literal["retry", "pass"]
+LostQueues = Literal["recreate", "tell"]
 DirectReplyTo = Literal["native", "emulated"]
 
 
@@ -23,6 +24,8 @@ class SessionPolicy:
     for `failover_timeout_s`; `pass` believes a broker that confirms what it drops.
     `direct_reply_to`: `emulated` gives a client that consumes from `amq.rabbitmq.reply-to` a queue of its own, which
     survives a failover; `native` leaves it to the broker, whose reply addresses do not.
+    `lost_queues`: the client's own exclusive, auto-delete and non-durable queues that died with a broker are declared
+    again, empty (`recreate`), or the channels that use one are closed with 404 (`tell`).
     `heartbeat_s` is the interval on the broker leg: a hung broker is left after two intervals without a byte.
     `close_flush_timeout_s` bounds how long a close waits for confirms that only we know of; it is longer than it takes
     to notice a hung broker, so that what was accepted can still go elsewhere.
@@ -41,6 +44,7 @@ class SessionPolicy:
     publish_guarantee: PublishGuarantee = "at_least_once"
     unroutable: Unroutable = "retry"
     direct_reply_to: DirectReplyTo = "native"
+    lost_queues: LostQueues = "recreate"
     failover_timeout_s: float = 60.0
     heartbeat_s: float = 5.0
     client_heartbeat_s: int = 60

@@ -11,6 +11,7 @@ from proxy.session.channel import TX, Channel
 from proxy.session.consequences import answered_by_loss
 from proxy.session.journal import NOTHING, Journal
 from proxy.session.ledger import DIRECT_REPLY_TO, forced
+from proxy.session.obituary import Obituary, judged
 from proxy.session.pending import Pending, leading_declarations
 from proxy.session.restraint import Restraint
 from proxy.session.setup import Setup
@@ -40,6 +41,7 @@ class Restoration:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.restraint = Restraint(journal)
+        self.obituary = Obituary(journal)
         self._declarations: list[tuple[Declaration, Channel]] = []
         self._next = 0
         self._attempts = 0
@@ -176,7 +178,7 @@ class Restoration:
     def _note_if_empty(self, queue: m.QueueDeclare, found: m.QueueDeclareOk) -> None:
         """An exclusive queue went with its connection; another one that is in use was there all the time."""
         recreated = queue.exclusive or not (found.message_count or found.consumer_count)
-        if recreated and found.queue not in self.recreated:
+        if recreated and found.queue not in self.recreated and not self.obituary.tells(queue):
             self.recreated.add(found.queue)
             self._recreated_now += 1
 
@@ -186,7 +188,7 @@ class Restoration:
             return
         self._tell(m.ChannelOpen())
         for method, _ in self._declarations[self._next :]:
-            self._tell(method)
+            self._tell(self.obituary.said(method))
 
     def _tell(self, method: tuple[object, ...]) -> None:
         assert self.uplink is not None
@@ -200,7 +202,9 @@ class Restoration:
         """
         journal = self.journal
         self._attempts += 1
-        awaited = close.reply_code in (404, 405) and journal.now < self.awaited_until
+        method, owner = self._declarations[self._next]
+        told = self.obituary.refused(method, close)
+        awaited = not told and close.reply_code in (404, 405) and journal.now < self.awaited_until
         if awaited and journal.now < self._patient_until:
             if close.reply_code == 404:
                 # An auto-delete queue went between its declaration and its binding.
@@ -208,15 +212,14 @@ class Restoration:
                 self._next = 0
             self.retry_at = journal.now + self._pause_s()
             return
-        method, owner = self._declarations[self._next]
         if awaited:
             self._refused_now |= {entity_of(method)}
-        else:
-            close = _judged(method, close)
-            reason = close.reply_text.decode("utf-8", "replace")
+        elif not told:
+            verdict = judged(method, close)
+            reason = verdict.close.reply_text.decode("utf-8", "replace")
             journal.report("topology_lost", cause="not_restored", reason=reason, channel=owner.number)
             if owner in journal.live_channels():
-                journal.give_up(owner, refusal(close))
+                journal.condemn(owner, verdict)
             self._forget(method)
         # What hangs on it must not be declared for somebody else's queue of that name.
         wanted = journal.topology.replay()
@@ -372,11 +375,3 @@ class Restoration:
         redeclare = close.reply_code in (404, 405) and len(journal.topology) > 0
         text = close.reply_text.decode("utf-8", "replace")
         journal.lifecycle.restart(channel, text, open_upstream=False, redeclare=redeclare)
-
-
-def _judged(method: Declaration, close: m.ChannelClose) -> m.ChannelClose:
-    """The refusal that a client understands: it did not ask for the name that a broker had given its queue."""
-    if not isinstance(method, m.QueueDeclare) or not method.queue.startswith(b"amq."):
-        return close
-    text = b"NOT_FOUND - queue '%.150s' was lost with its broker: only brokers may give it that name" % method.queue
-    return m.ChannelClose(404, text, close.class_id, close.method_id)

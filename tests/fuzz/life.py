@@ -53,6 +53,7 @@ class Life:
             channel_max=rng.choice((200, 2047)),
             move_spread_s=0.0,
             move_timeout_s=rng.choice((0.2, 5.0)),
+            lost_queues=rng.choice(("recreate", "tell")),
         )
         self.troubled = False
         self.session = Session(self.policy, rng, Face(), self.now, troubled=lambda _: self.troubled)

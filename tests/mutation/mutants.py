@@ -62,8 +62,8 @@ MUTANTS = (
         "a get whose answer was cut is never answered",
     ),
     Mutant(
-        "            close = _judged(method, close)\n",
-        "",
+        "            verdict = judged(method, close)\n",
+        "            verdict = refusal(close)\n",
         "a client is told that it may not have the name which its broker had given",
     ),
     Mutant(
@@ -490,9 +490,24 @@ MUTANTS = (
         "a client that does not know broker cancels waits for ever for a consumer that a failover has cost",
     ),
     Mutant(
-        "awaited = absence.refusal is not None or absence.entry.queue in self._journal.topology.queues",
-        "awaited = absence.entry.queue in self._journal.topology.queues",
+        "awaited = absence.refusal is not None or self._is_restored(absence.entry.queue)",
+        "awaited = self._is_restored(absence.entry.queue)",
         "a shared queue that is late after a failover is not waited for",
+    ),
+    Mutant(
+        "if channel is owner or any(entry.tag and entry.queue == queue for entry in channel.setup)",
+        "if channel is owner",
+        "a channel that consumes from a lost queue of another channel is not told",
+    ),
+    Mutant(
+        "return declaration._replace(passive=True)",
+        "return declaration",
+        "a queue of whose loss a client wants to know is declared again",
+    ),
+    Mutant(
+        "        if channel.uplink is None:\n            self.give_up(channel, verdict)",
+        "        if channel.verdict is None:\n            self.give_up(channel, verdict)",
+        "a channel is told that it is over while its broker has it open",
     ),
     # Memory.
     Mutant(

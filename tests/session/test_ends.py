@@ -111,6 +111,10 @@ def queue_not_there() -> Story:
     return never_back(capabilities=()).forget() >> FromBroker(CLOSED) >> After(0.1)
 
 
+def queue_lost() -> Story:
+    return owning(lost_queues="tell") >> BrokerLost()
+
+
 def too_many_channels() -> Story:
     story = failed_over(with_channel(1, 2), frame_max=131072, channel_max=4).forget()
     story = (story >> FromBroker(OPENED, on(2, m.ChannelOpenOk()))).forget()
@@ -163,6 +167,7 @@ STORIES = {
     ("channel", "not_found"): queue_not_there,
     ("channel", "resource_locked"): lambda: consumer_refused(405, b"RESOURCE_LOCKED - locked queue 'q'"),
     ("channel", "precondition_failed"): clash,
+    ("channel", "queue_lost"): queue_lost,
     ("channel", "access_refused"): lambda: consumer_refused(403, b"ACCESS_REFUSED - in exclusive use"),
     ("channel", "refused"): lambda: consumer_refused(541, b"INTERNAL_ERROR"),
     ("channel", "too_many_channels"): too_many_channels,
@@ -178,6 +183,7 @@ STORIES = {
 MORE = {
     ("channel", "precondition_failed"): {("topology", "not_restored"): 1},
     ("topology", "not_restored"): {("channel", "precondition_failed"): 1},
+    ("channel", "queue_lost"): {("topology", "not_restored"): 1},
     ("publish", "unconfirmed"): {("publish", "unconfirmed"): 2, ("connection", "no_broker"): 1},
 }
 
