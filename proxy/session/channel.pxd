@@ -12,7 +12,7 @@ cdef class Channel:
     cdef public Ledger ledger
     cdef public int mode
     cdef public bint tx_dirty
-    cdef public bint tx_returns
+    cdef public object tx_wanted_back
     cdef public bint committing
     cdef public bint muted
     cdef public long long deliver_left

@@ -86,7 +86,7 @@ class Channel:
         "setup",
         "streaming",
         "tx_dirty",
-        "tx_returns",
+        "tx_wanted_back",
         "uplink",
         "verdict",
         "window",
@@ -105,7 +105,7 @@ class Channel:
         self.mode = PLAIN
         self.tx_dirty = False
         self.committing = False  # a commit is not answered yet, so that nothing may follow it
-        self.tx_returns = False  # the client wants back what no queue takes of its transaction
+        self.tx_wanted_back: frozenset[bytes] | None = frozenset()  # routes with returns of its own; None: any route
         # Broker to client. `muted`: the broker's channel is being closed by us, nothing of it reaches the client.
         self.muted = False
         self.deliver_left = NO_CONTENT

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import method_frame
+from proxy.amqp.frames import Buffer, method_frame
 from proxy.session.channel import Channel
 from proxy.session.journal import Journal
 from proxy.session.pending import Commit
@@ -35,7 +35,7 @@ class Commits:
         journal, load = self._journal, self._journal.load
         pieces = channel.release()
         commit = channel.pending[0].commit if channel.pending else None
-        if commit is None:
+        if commit is None or _route(pieces[0]) in commit.wanted_back:
             journal.counters.returns += 1
             journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
             return
@@ -80,3 +80,8 @@ class Commits:
     def _tell(self, channel: Channel, commit: Commit) -> None:
         self._journal.say(channel, commit.answer)
         self._requests.committed(channel)
+
+
+def _route(returned: Buffer) -> bytes:
+    """Exchange and routing key of a return, as they stood in its publish: behind the reply code and text."""
+    return bytes(returned[14 + returned[13] : -1])

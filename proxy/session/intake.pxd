@@ -9,7 +9,7 @@ from proxy.session.relay cimport emit
 
 
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
-cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
+cdef int ROUTE_AT, BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
 cdef int PLAIN, TX
 cdef unsigned long long BODY_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT

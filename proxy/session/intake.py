@@ -12,6 +12,7 @@ from proxy.amqp.frames import (
     BODY_BYTES_MAX,
     COPIED_BYTES_MAX,
     FRAME_END,
+    HEAD,
     HEADER,
     HEARTBEAT,
     METHOD,
@@ -25,6 +26,8 @@ from proxy.session.counters import Counters
 from proxy.session.ledger import force_mandatory
 from proxy.session.relay import emit
 
+# Where the route of a publish begins in its frame: behind the frame's head, the method's number and the ticket.
+ROUTE_AT = HEAD.size + 6
 # The output before the first frame of a channel, which nothing is ever added to.
 _NOWHERE: list[Buffer] = []
 
@@ -43,6 +46,10 @@ class ClientOwner(Protocol):
 
     def cover_publishes(self, channel: Channel) -> None:
         """Turn confirms on behind the back of a publisher that uses none."""
+        ...
+
+    def wants_back(self, channel: Channel, route: bytes) -> None:
+        """A publish of a transaction is mandatory by the client's own wish; `route` as in the frame."""
         ...
 
     def translate_settle(self, channel: Channel, ident: int, tag: int, bits: int) -> None:
@@ -166,7 +173,7 @@ class _ClientWalk:
             channel.publish_left = HEADER_DUE
         if self.forces_mandatory and (channel.ledgered or channel.mode == TX):
             if channel.mode == TX and self.buf[stop - 2] & 1:
-                channel.tx_returns = True
+                owner.wants_back(channel, self.buf[pos + ROUTE_AT : stop - 2])
             self.force(pos, stop, not whole or whole - stop >= COPIED_BYTES_MAX)
         self.record(channel, pos, whole or stop, 1)
         return whole or stop

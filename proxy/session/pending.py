@@ -16,9 +16,12 @@ _DECLARING = frozenset(map(m.method_id, (m.ExchangeDeclare, m.ExchangeBind, m.Qu
 class Commit:
     """A transaction on its way. `astray`: its publishes that no queue took, `waiting`: how many of them none has yet.
 
+    `wanted_back`: routes (exchange and routing key as in the frame) on which the client has made a publish mandatory
+    itself, so that what comes back there is its own.
     `answer` waits for the last of them. `lost`: there was no room to keep one.
     """
 
+    wanted_back: frozenset[bytes]
     astray: list[bytes] = field(default_factory=list)
     waiting: int = 0
     lost: bool = False

@@ -14,11 +14,14 @@ from proxy.session.copies import Handed
 from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
-from proxy.session.journal import Journal, Phase
+from proxy.session.journal import NOTHING, Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.pending import Commit, Pending
 from proxy.session.settlements import Settlements
 from proxy.session.setup import REPLIES, Setup
+
+# Of a transaction with more routes on which its client wants messages back, it gets all that come back.
+TX_ROUTES_MAX = 256
 
 
 class Requests:
@@ -315,16 +318,22 @@ class Requests:
         channel.mode = TX if channel.mode == PLAIN else channel.mode
         self._forward(channel, m.method_id(m.TxSelect), frame)
 
+    def wants_back(self, channel: Channel, route: bytes) -> None:
+        """A publish of a transaction is mandatory by the client's own wish: what comes back on its route is its own."""
+        routes = channel.tx_wanted_back
+        if routes is not None and route not in routes:
+            channel.tx_wanted_back = routes | {route} if len(routes) < TX_ROUTES_MAX else None
+
     def _tx_end(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         ident = U32.unpack_from(payload)[0]
         self._forward(channel, ident, frame)
         request = channel.pending[-1]
         request.dirty = ident == m.TX_COMMIT and channel.tx_dirty
-        if request.dirty and self.forces_mandatory and not channel.tx_returns:
-            request.commit = Commit()
+        if request.dirty and self.forces_mandatory and channel.tx_wanted_back is not None:
+            request.commit = Commit(channel.tx_wanted_back)
             # Until it is answered, what follows waits: no answer may overtake that of a commit that is withheld.
             channel.committing, channel.flowing = True, False
-        channel.tx_dirty = channel.tx_returns = False
+        channel.tx_dirty, channel.tx_wanted_back = False, NOTHING
 
     # A request that is not here passes as it is, and its answer is waited for if `REPLIES` knows one.
     _HANDLERS: ClassVar[dict[int, Callable[[Requests, Channel, bytes, bytes], None]]] = {

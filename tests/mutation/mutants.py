@@ -347,8 +347,8 @@ MUTANTS = (
     ),
     # Transactions.
     Mutant(
-        "        channel.tx_dirty = channel.tx_returns = False\n",
-        "        channel.tx_returns = False\n",
+        "        channel.tx_dirty, channel.tx_wanted_back = False, NOTHING\n",
+        "        channel.tx_wanted_back = NOTHING\n",
         "a transaction stays dirty for ever",
     ),
     Mutant(
@@ -508,6 +508,11 @@ MUTANTS = (
         "        if channel.uplink is None:\n            self.give_up(channel, verdict)",
         "        if channel.verdict is None:\n            self.give_up(channel, verdict)",
         "a channel is told that it is over while its broker has it open",
+    ),
+    Mutant(
+        "if commit is None or _route(pieces[0]) in commit.wanted_back:",
+        "if commit is None or commit.wanted_back:",
+        "one publish that a client has made mandatory brings back all others of its transaction",
     ),
     # Memory.
     Mutant(

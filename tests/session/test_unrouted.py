@@ -8,6 +8,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import HEADER, frame
 from proxy.session.channel import PASSES
 from proxy.session.commands import LookAround
+from proxy.session.requests import TX_ROUTES_MAX
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
     REOPENED,
@@ -199,9 +200,40 @@ def test_what_came_back_of_a_commit_without_an_answer_is_the_clients_to_do_again
     assert not story.session.unrouted.count
 
 
-def test_a_transaction_whose_client_asks_for_returns_gets_them():
+def mixed(*publishes):
+    """A commit of publishes of which the client has made some mandatory itself is on its way."""
     story = transacting().forget() >> FromBroker(COMMIT_OK) << ToClient(COMMIT_OK)
-    story = (story >> FromClient(publish(1, b"m", mandatory=True), publish(1, b"n"), COMMIT)).forget()
+    return (story >> FromClient(*publishes, COMMIT)).forget()
+
+
+def test_a_transaction_whose_client_asks_for_returns_gets_them():
+    story = mixed(publish(1, b"m", mandatory=True))
+    (story >> FromBroker(returned(1, b"m"), COMMIT_OK) << ToClient(returned(1, b"m"), COMMIT_OK)).done()
+
+
+def test_of_a_transaction_a_client_gets_back_what_it_asked_for_and_the_rest_is_published_again():
+    story = mixed(publish(1, b"m", mandatory=True), publish(1, b"n", key=b"r"))
+    mine, ours = returned(1, b"m"), returned(1, b"n", key=b"r")
+    story = story >> FromBroker(mine, ours, COMMIT_OK) << ToClient(mine)
+    again = publish(COURIER, b"n", key=b"r", mandatory=True)
+    story = story >> After(0.1) << ToBroker(OPENED, again) >> FromBroker(OPEN_OK, ack(COURIER, 1))
+    (story << ToClient(COMMIT_OK)).done()
+
+
+def test_on_one_route_nobody_can_tell_whose_return_it_is_so_it_is_the_clients():
+    story = mixed(publish(1, b"m", mandatory=True), publish(1, b"n"))
+    (story >> FromBroker(returned(1, b"n"), COMMIT_OK) << ToClient(returned(1, b"n"), COMMIT_OK)).done()
+
+
+def test_what_a_client_asked_for_in_one_transaction_is_not_asked_for_in_the_next():
+    story = mixed(publish(1, b"m", mandatory=True)) >> FromBroker(COMMIT_OK) << ToClient(COMMIT_OK)
+    story = (story >> FromClient(publish(1, b"n"), COMMIT)).forget() >> FromBroker(returned(1, b"n"), COMMIT_OK)
+    (story >> After(0.1) << ToBroker(OPENED, forced(b"n")) >> FromBroker(OPEN_OK, ack(COURIER, 1))).forget().done()
+
+
+def test_of_a_transaction_with_more_such_routes_than_are_kept_the_client_gets_all_that_comes_back():
+    wanted = (publish(1, b"m", key=b"%d" % number, mandatory=True) for number in range(TX_ROUTES_MAX + 1))
+    story = mixed(*wanted, publish(1, b"n"))
     (story >> FromBroker(returned(1, b"n"), COMMIT_OK) << ToClient(returned(1, b"n"), COMMIT_OK)).done()
 
 
