@@ -249,6 +249,8 @@ class Answers:
             first.frame, first.unnamed = first.unnamed, b""
             journal.lifecycle.restart(channel, "generated queue name refused", open_upstream=False)
             return
+        if self.restoration.topology_done and not self.restoration.missing:  # else it may be about to be there
+            journal.topology.told_absent(close.reply_text)
         journal.close_channel(channel, _translated(close, channel.offset))
 
     def _ignore(self, channel: Channel, frame: bytes) -> None:

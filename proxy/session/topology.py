@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from proxy.amqp.methods import (
@@ -14,6 +15,8 @@ from proxy.amqp.methods import (
 )
 from proxy.session.channel import Channel
 
+# How a broker says that something does not exist at all (RabbitMQ).
+_NOT_THERE = re.compile(rb"no (queue|exchange) '(.*)' in vhost", re.DOTALL)
 # Destination, source, routing key, arguments: all of them tell bindings apart.
 BindingKey = tuple[bytes, bytes, bytes, bytes]
 Declaration = ExchangeDeclare | QueueDeclare | ExchangeBind | QueueBind
@@ -77,6 +80,13 @@ class Topology:
         for key in [key for key in self.queue_bindings if key[0] == name]:
             del self.queue_bindings[key]
             self._exchange_lost_binding(key[1])
+
+    def told_absent(self, text: bytes) -> None:
+        """A client has been told that something is not there, so somebody else has deleted it: it stays away."""
+        named = _NOT_THERE.search(text)
+        if named is not None:
+            forget = self.delete_queue if named[1] == b"queue" else self.delete_exchange
+            forget(named[2])
 
     def bind_queue(self, m: QueueBind, channel: Channel) -> None:
         """A queue was bound."""

@@ -468,6 +468,16 @@ MUTANTS = (
         "",
         "a consumer that the client has cancelled during a move comes back",
     ),
+    Mutant(
+        "        if self.restoration.topology_done and not self.restoration.missing:  # else",
+        "        if self.restoration.missing:  # else",
+        "a queue that somebody else has deleted, as the client was told, comes back",
+    ),
+    Mutant(
+        "        if self.restoration.topology_done and not self.restoration.missing:  # else",
+        "        if self.restoration.topology_done:  # else",
+        "a queue that is not back yet is given up for a client that asks for it too early",
+    ),
     # What is told and counted.
     Mutant(
         "            if lost:\n                journal.give_up(channel, channel.verdict)",

@@ -115,6 +115,40 @@ def test_a_removed_exchange_binding_stays_away():
     (story >> FailOver() << ToBroker(OPEN, on_scratch(exchange(1)))).done()
 
 
+def told(story, text, channel=1):
+    """The broker refuses something of the client's; it opens its channel anew."""
+    refused = on(channel, m.ChannelClose(404, b"NOT_FOUND - " + text, 60, 70))
+    story = (story >> FromClient(on(channel, m.BasicGet(0, b"x", no_ack=False)))).forget()
+    story = (story >> FromBroker(refused)).forget() >> FromClient(on(channel, m.ChannelCloseOk(), m.ChannelOpen()))
+    return (story.forget() >> FromBroker(on(channel, m.ChannelOpenOk()))).forget()
+
+
+def test_a_queue_that_somebody_else_has_deleted_stays_away_once_the_client_was_told():
+    story = asked(owning(), (bind(1), BIND_OK), (declare(1, b"y"), declare_ok(1, b"y")))
+    story = told(story, b"no queue 'x' in vhost '/'")
+    (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1, b"y")))).done()
+
+
+def test_so_does_an_exchange():
+    story = told(asked(owning(), (exchange(1), EXCHANGE_OK), (bind(1), BIND_OK)), b"no exchange 'e' in vhost '/'")
+    (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()
+
+
+def test_a_queue_that_nobody_was_told_of_is_declared_again_as_by_a_client_that_reconnects():
+    (owning() >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()
+
+
+def test_a_queue_that_is_only_out_of_reach_is_not_forgotten():
+    story = told(owning(), b"home node 'mq2' of durable queue 'x' in vhost '/' is down or inaccessible")
+    (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()
+
+
+def test_a_queue_that_is_about_to_be_back_is_not_forgotten():
+    story = (held() >> FromBroker(on(2, m.ChannelOpenOk()), consume_ok(2))).forget()
+    story = tried_again(told(story, b"no queue 'x' in vhost '/'", channel=2), on_scratch(declare_ok(1)))
+    (story << ToBroker(DONE, REOPENED)).done()
+
+
 def test_an_auto_delete_exchange_goes_with_its_last_binding():
     delete, deleted = on(1, m.QueueDelete(0, b"x", False, False, False)), bare(1, m.ident(50, 41), b"\0\0\0\0")
     story = asked(owning(), (exchange(1, auto_delete=True), EXCHANGE_OK), (bind(1), BIND_OK), (delete, deleted))
