@@ -140,7 +140,7 @@ class Cancellations:
 
     def _answered(self, close: m.ChannelClose | None) -> None:
         absence, self._asked = self._asked, None
-        if absence is None or absence not in self._absences:
+        if absence is None or absence not in self._absences or self._is_over(absence.channel):
             return
         journal = self._journal
         if close is None or close.reply_code not in (404, 405):
@@ -189,9 +189,8 @@ class Cancellations:
             journal.report("consumer_paused", channel=absence.channel.number, reason=reason)
 
     def _review(self, absence: Absence) -> None:
-        journal = self._journal
         channel, entry = absence.channel, absence.entry
-        if journal.channels[channel.number] is not channel or channel.awaits_close_ok:
+        if self._is_over(channel):
             self._absences.remove(absence)
         elif not any(each is entry for each in channel.setup):
             self._absences.remove(absence)
@@ -199,6 +198,9 @@ class Cancellations:
                 self._tell(channel, None, absence.word)  # the client has deleted the queue itself
         elif absence.found:
             self._consume(absence)
+
+    def _is_over(self, channel: Channel) -> bool:
+        return self._journal.channels[channel.number] is not channel or channel.awaits_close_ok
 
     def _consume(self, absence: Absence) -> None:
         channel, entry = absence.channel, absence.entry

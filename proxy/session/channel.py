@@ -273,7 +273,7 @@ class Channel:
 
     def choose_confirm_path(self) -> None:
         """Let confirms pass untouched if the broker counts as the client does and none is withheld."""
-        if self.withheld or self.doubted or self.mode == TX:
+        if self.withheld or self.doubted or self.restart_wanted or self.mode == TX:
             self.confirm_path = CONSIDERED
         elif self.mode == CONFIRM and self.confirm_base == 0 and self.ledger.untranslated:
             self.confirm_path = PASSES

@@ -19,6 +19,9 @@ class Confirms:
 
     A queue whose home is lost refuses within milliseconds, before anybody else can know. So the first refusal of a
     cluster that is thought to be well waits, with what is confirmed after it, until somebody has looked.
+
+    An ack of several spans what its broker has refused before. Where the refusal is not passed on, it is believed for
+    the last of them only: the others are published again.
     """
 
     __slots__ = ("_believed_until", "_doubted", "_journal")
@@ -40,7 +43,7 @@ class Confirms:
         if channel.doubted:
             channel.doubted.append((tag, multiple, nack))
         elif not nack or self._is_final(channel):
-            journal.confirm(channel, tag, multiple, nack)
+            journal.confirm(channel, tag, multiple and not channel.restart_wanted, nack)
         elif self._is_symptom():
             self._restart(channel)
         elif journal.now >= self._believed_until:
@@ -75,7 +78,7 @@ class Confirms:
             symptom = self._is_symptom() and not self._is_final(channel)
             for tag, multiple, nack in words:
                 if not nack or not symptom:
-                    journal.confirm(channel, tag, multiple, nack)
+                    journal.confirm(channel, tag, multiple and not symptom, nack)
             if symptom:
                 self._restart(channel)
             else:
@@ -84,6 +87,7 @@ class Confirms:
     def _restart(self, channel: Channel) -> None:
         if not channel.restart_wanted:
             self._journal.lifecycle.restart(channel, "publish refused during recovery", open_upstream=True)
+            channel.choose_confirm_path()
 
     def _is_final(self, channel: Channel) -> bool:
         """Nothing more can be done about it: the time is over, or the client closes the channel."""

@@ -268,9 +268,9 @@ class Restoration:
         """
         journal = self.journal
         words, channel.doubted = channel.doubted, []
-        for tag, multiple, nack in words:
-            if not nack:  # a refusal is asked for once more, what was taken was taken
-                journal.confirm(channel, tag, multiple, nack)
+        for tag, _, nack in words:
+            if not nack:  # a refusal, which an ack of several may span, is asked for once more
+                journal.confirm(channel, tag, False, nack)
         self.restraint.begin(channel)
         channel.detach()
         # A cancel that a move asked for is done; asked again, it would end the consumer that is to come back.

@@ -165,7 +165,22 @@ MUTANTS = (
         "        journal.counters.confirms += 1\n",
         "confirms never pass untouched again",
     ),
+    Mutant(
+        "journal.confirm(channel, tag, multiple and not symptom, nack)",
+        "journal.confirm(channel, tag, multiple, nack)",
+        "an ack of several confirms what its broker has refused, and nobody believed it",
+    ),
     # Queues that are out of reach.
+    Mutant(
+        'rb"is down or inaccessible|stopped by supervisor"',
+        'rb"is down or unreachable|stopped by supervisor"',
+        "a queue whose home is down is taken for one that is gone",
+    ),
+    Mutant(
+        "absence not in self._absences or self._is_over(absence.channel):",
+        "absence not in self._absences:",
+        "a consumer is ended on a channel that has ended",
+    ),
     Mutant(
         "            if entry.absent:\n                continue\n",
         "",

@@ -67,6 +67,13 @@ AWAY = refused(404, HOME_DOWN)
 SCRATCH_OVER = ToBroker(on(SCRATCH, m.ChannelCloseOk()))
 
 
+def test_a_channel_that_has_ended_meanwhile_hears_no_more():
+    gone = on(1, m.ChannelClose(404, b"NOT_FOUND - no queue 'x' in vhost '/'", 60, 20))
+    story = consuming() >> FromBroker(CANCEL) << ToBroker(asks())
+    story = story >> FromBroker(gone, GONE) << ToClient(gone) << ToBroker(CLOSED)
+    (story << SCRATCH_OVER).done()
+
+
 def away(**given):
     """A consumer whose queue's home is down."""
     return (

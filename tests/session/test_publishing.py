@@ -256,6 +256,28 @@ def test_a_broker_lost_while_its_refusal_is_doubted_keeps_what_it_has_confirmed(
     (story << ToBroker(REOPENED, HIDDEN_CONFIRMS, A) >> After(0.5)).done()
 
 
+def test_an_ack_of_several_does_not_span_a_refusal_that_is_not_believed():
+    story = refused() >> FromClient(B) << ToBroker(B) >> FromBroker(ack(1, 2, multiple=True))
+    story.troubled = True
+    story = story >> After(0.5) << ToClient(ack(1, 2)) << ToBroker(CLOSED)
+    (story >> FromBroker(CLOSE_OK) >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)).done()
+
+
+def test_nor_when_its_broker_is_lost_meanwhile():
+    story = refused() >> FromClient(B) << ToBroker(B) >> FromBroker(ack(1, 2, multiple=True))
+    (story >> FailOver() << ToClient(ack(1, 2)) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)).done()
+
+
+def test_nor_while_its_channel_waits_for_the_end_of_a_publish():
+    story = confirming()
+    story.troubled = True
+    method, *rest = frames_of(publish(1, b"c"))
+    story = story >> FromClient(A, B, method) << ToBroker(A, B, method)
+    story = story >> FromBroker(nack(1, 1), ack(1, 2, multiple=True)) << ToClient(ack(1, 2))
+    story = story >> FromClient(*rest) << ToBroker(*rest, CLOSED) >> FromBroker(CLOSE_OK)
+    (story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A, publish(1, b"c"))).done()
+
+
 def test_a_channel_that_ends_while_a_refusal_is_doubted_ends():
     gone = on(1, m.ChannelClose(404, b"NOT_FOUND"))
     story = refused() >> FromBroker(gone) << ToBroker(on(1, m.ChannelCloseOk())) << ToClient(gone)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.simulation.broker import Connection
 
 NO_EXCHANGE = b"nope"
+# A queue that lives on one node, and how much longer than others it takes to store a message.
+HOMED = b"q4"
+DISK_SLOWNESS = 10.0
 CHANNEL_CLOSE, CHANNEL_CLOSE_OK = m.method_id(m.ChannelClose), m.method_id(m.ChannelCloseOk)
 
 
@@ -32,7 +35,8 @@ class Channel:
         self.number = number
         self.gone = False
         self.tag = 0
-        self.unacked: dict[int, tuple[Queue, Message]] = {}
+        # None: the queue has taken the message back, and whatever is said of it counts for nothing.
+        self.unacked: dict[int, tuple[Queue, Message | None]] = {}
         self.consumers: dict[bytes, tuple[Queue, bool]] = {}
         self.prefetch = 0
         self.confirms = False
@@ -40,13 +44,15 @@ class Channel:
         self.confirmed = 0
         self.taken: set[int] = set()
         self.singles: set[int] = set()
+        # Which queues a publish goes to that is not confirmed.
+        self.flying: dict[int, list[bytes]] = {}
         self.poisoned = False
         # exchange, key, bytes left (None: header due), body, mandatory, properties
         self.publishing: list | None = None
         # A transaction: what is published, what is settled (and whether it is to be queued again).
         self.tx = False
         self.tx_published: list[tuple[bytes, bytes, bytes, bool, bytes]] = []
-        self.tx_settled: list[tuple[int, Queue, Message, bool]] = []
+        self.tx_settled: list[tuple[int, Queue, Message | None, bool]] = []
 
     def has_room(self) -> bool:
         return (
@@ -91,6 +97,28 @@ class Channel:
         self.cluster.requeue(list(self.unacked.values()))
         self.unacked.clear()
         self.consumers.clear()
+
+    def lose(self, queue: Queue) -> None:
+        """The home of a queue is down: what the client holds of it is as good as given back, and nobody says so."""
+        back = {tag: held for tag, held in self.unacked.items() if held[0] is queue}
+        self.cluster.requeue(list(back.values()))
+        self.unacked.update(dict.fromkeys(back, (queue, None)))
+        self.tx_settled = [(tag, q, None if q is queue else msg, again) for tag, q, msg, again in self.tx_settled]
+        for number in sorted(number for number, names in self.flying.items() if queue.name in names):
+            del self.flying[number]
+            self.taken.discard(number)
+            self.singles.add(number)
+            self.say(on(self.number, m.BasicNack(number, False, False)))
+
+    def reach(self, name: bytes, method: type) -> Queue | None:
+        """A queue that something is asked of; refused if its home is down, a `Violation` if there is none."""
+        queue = self.cluster.queues.get(name)
+        if queue is not None and queue.away:
+            text = f"home node '{queue.home.name}' of durable queue '{name.decode()}' in vhost '/'"
+            self.refuse(404, f"NOT_FOUND - {text} is down or inaccessible", method)
+            return None
+        self.need(queue is not None, "404 no queue {!r}", name)
+        return queue
 
     def refuse(self, code: int, text: str, cause: type | None = None) -> None:
         """Close the channel; `cause` is the method that was refused."""
@@ -153,6 +181,10 @@ class Channel:
                 self._give_back(exchange, key, body, properties)
             self._taken(number)
             return
+        if number:
+            self.flying[number] = queues
+        if HOMED in queues:
+            delay_s *= DISK_SLOWNESS
         self.clock.after(delay_s, lambda: self._take(number, queues, body, properties))
 
     def _give_back(self, exchange: bytes, key: bytes, body: bytes, properties: bytes) -> None:
@@ -162,6 +194,9 @@ class Channel:
     def _take(self, number: int, queues: list[bytes], body: bytes, properties: bytes) -> None:
         if self.connection.crashed and self.rng.random() < 0.5:
             return
+        away = any(name in self.cluster.queues and self.cluster.queues[name].away for name in queues)
+        if number in self.singles or (away and not number):
+            return  # its home has died meanwhile, and it was refused
         for name in queues:
             self.cluster.take(name, body, properties)
         self._taken(number)
@@ -177,22 +212,30 @@ class Channel:
         if self.connection.node.frozen:
             self.clock.after(1.0, self._confirm)
             return
+        self._pass_singles()
         top = self.confirmed
         while top + 1 in self.taken:
             top += 1
         if top > self.confirmed and self.rng.random() < 0.8:
             self.taken.difference_update(range(self.confirmed + 1, top + 1))
+            for number in range(self.confirmed + 1, top + 1):
+                self.flying.pop(number, None)
             self.say(on(self.number, m.BasicAck(top, top > self.confirmed + 1 or self.rng.random() < 0.3)))
             self.confirmed = top
         else:
             number = self.rng.choice(sorted(self.taken))
             self.taken.remove(number)
+            self.flying.pop(number, None)
             self.say(on(self.number, m.BasicAck(number, False)))
             self.singles.add(number)
-        while self.confirmed + 1 in self.singles:
-            self.confirmed += 1
+        self._pass_singles()
         if self.taken:
             self.clock.after(0.002, self._confirm)
+
+    def _pass_singles(self) -> None:
+        """An ack of several spans what was settled by itself, refusals as well (RabbitMQ)."""
+        while self.confirmed + 1 in self.singles:
+            self.confirmed += 1
 
     # Transactions.
 
@@ -234,9 +277,11 @@ class Channel:
     def _consume(self, payload: bytes) -> None:
         q = m.decode(m.BasicConsume, payload)
         self.need(q.consumer_tag not in self.consumers, f"530 reuse of consumer tag {q.consumer_tag!r}")
-        queue = self.cluster.queues.get(q.queue)
-        if queue is None:
+        if q.queue not in self.cluster.queues:
             self.refuse(404, f"NOT_FOUND - no queue '{q.queue.decode()}' in vhost '/'", m.BasicConsume)
+            return
+        queue = self.reach(q.queue, m.BasicConsume)
+        if queue is None:
             return
         self.need(queue.owner in (None, self.connection), "405 consume from somebody's exclusive queue")
         self.consumers[q.consumer_tag] = (queue, q.no_ack)
@@ -268,9 +313,9 @@ class Channel:
 
     def _get(self, payload: bytes) -> None:
         q = m.decode(m.BasicGet, payload)
-        queue = self.cluster.queues.get(q.queue)
-        self.need(queue is not None, "404 get from a queue that is not there")
-        assert queue is not None
+        queue = self.reach(q.queue, m.BasicGet)
+        if queue is None:
+            return
         if not queue.ready:
             self.say(bare(self.number, m.BASIC_GET_EMPTY, b"\0"))
             return
@@ -303,9 +348,9 @@ class Channel:
         settled = [(each, *self.unacked.pop(each)) for each in tags]
         for _, _, message in settled:
             self.need(
-                requeue or self.cluster.may_settle(message.body),
+                message is None or requeue or self.cluster.may_settle(message.body),
                 "{!r} was settled by nobody the client knows",
-                message.body[:30],
+                message and message.body[:30],
             )
         if self.tx:
             self.tx_settled += [(*each, requeue) for each in settled]

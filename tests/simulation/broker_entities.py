@@ -47,6 +47,8 @@ def _declare_queue(channel: Channel, payload: bytes) -> None:
         text = f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{name}' in vhost '/'"
         channel.refuse(405, text, m.QueueDeclare)
         return
+    if queue is not None and channel.reach(q.queue, m.QueueDeclare) is None:
+        return
     if queue is None and q.passive:
         channel.refuse(404, f"NOT_FOUND - no queue '{name}' in vhost '/'", m.QueueDeclare)
         return

@@ -10,7 +10,7 @@ from proxy.amqp.frames import HEARTBEAT, PROTOCOL_HEADER
 from tests.simulation.account import Account
 from tests.simulation.client_channel import ClientChannel, need
 from tests.simulation.cluster import Violation
-from tests.simulation.roles import CONFIRMER, CONSUMER, MIXED, OWNER, PUBLISHER, ROLES
+from tests.simulation.roles import CONFIRMER, CONSUMER, HOMEBODY, MIXED, OWNER, PUBLISHER, ROLES
 from tests.support.engine_frames import ALL_CAPABILITIES, channel_of, frames_of, ident_of, on, start_ok
 
 
@@ -120,7 +120,7 @@ class Client:
         number = self.rng.choice(self.roles)
         channel = self.channels.get(number)
         if channel is None:
-            if not self.finishing or number == CONSUMER:
+            if not self.finishing or number in (CONSUMER, HOMEBODY):
                 self.open(number)
         elif channel.half:
             self.send(channel.half.pop(0))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD
 from proxy.amqp.wire import U64, Reader
+from tests.simulation.broker_channel import HOMED
 from tests.simulation.cluster import Violation
 from tests.support.engine_frames import (
     NO_PROPERTIES,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tests.simulation.client import Client
 
 SHARED = (b"q1", b"q2")
+# All queues of which nothing may be lost.
+LASTING = (*SHARED, HOMED)
 OK = {
     "open": m.method_id(m.ChannelOpenOk), "close": m.method_id(m.ChannelCloseOk),
     "select": m.method_id(m.ConfirmSelectOk), "tx": m.ident(90, 11), "commit": m.ident(90, 21),
@@ -83,12 +86,16 @@ class ClientChannel:
         """Whether the broker, or a loss, may have closed it like that."""
         return False
 
+    def may_be_cancelled(self, tag: bytes) -> bool:
+        """Whether the broker may have ended a consumer: if the client itself is about to."""
+        return self.consumers[tag] == "ending"
+
     def may_close(self) -> bool:
         return self.state == "open" and not self.unconfirmed
 
     def note_published(self, key: bytes, body: bytes) -> None:
         """A publish to a queue that lives must get there, if it is promised."""
-        if key in SHARED and (self.confirms or self.client.covered):
+        if key in LASTING and (self.confirms or self.client.covered):
             self.account.wanted.add(body)
 
     @property
@@ -111,7 +118,9 @@ class ClientChannel:
             self._closed(m.decode(m.ChannelClose, data[7:-1]))
         elif ident == m.method_id(m.BasicCancel):
             tag = m.decode(m.BasicCancel, data[7:-1]).consumer_tag
-            need(self.consumers.pop(tag, None), "a cancel of no consumer")
+            need(tag in self.consumers, "a cancel of no consumer")
+            need(self.may_be_cancelled(tag), "a consumer was ended whose queue is there, or will be back")
+            del self.consumers[tag]
         else:
             self._answered(ident, data[7:-1])
 

@@ -38,15 +38,24 @@ class Message:
 class Queue:
     """Messages, and who consumes: pairs of a broker's channel and a tag. `owner` is a connection, if exclusive.
 
-    An auto-delete queue goes with its last consumer.
+    An auto-delete queue goes with its last consumer. One with a `home` is durable and classic: while that node is down
+    it is out of reach with all that is in it.
     """
 
-    def __init__(self, name: bytes, owner: object = None, *, auto_delete: bool = False) -> None:
+    def __init__(
+        self, name: bytes, owner: object = None, *, auto_delete: bool = False, home: Node | None = None
+    ) -> None:
         self.name = name
         self.owner = owner
+        self.home = home
         self.auto_delete = auto_delete
         self.ready: list[Message] = []
         self.consumers: deque = deque()
+
+    @property
+    def away(self) -> bool:
+        """Its home is down."""
+        return self.home is not None and not self.home.up
 
 
 class Cluster:
@@ -59,7 +68,7 @@ class Cluster:
         self.queues: dict[bytes, Queue] = {}
         self.exchanges = Exchanges()
         self.taken: Counter[bytes] = Counter()
-        self.troubled_at = -1000.0
+        self.deaths: list[float] = []
         # Classic queues whose home is down: what is published to them is dropped, and confirmed.
         self.homeless: set[bytes] = set()
         self.may_settle: Callable[[bytes], bool] = lambda body: True
@@ -69,8 +78,8 @@ class Cluster:
 
     def route(self, exchange: bytes, key: bytes) -> list[bytes]:
         """The queues that get a message now: those that are there and have a home."""
-        names = self.exchanges.routes(exchange, key)
-        return [name for name in names if name in self.queues and name not in self.homeless]
+        names = [name for name in self.exchanges.routes(exchange, key) if name in self.queues]
+        return [name for name in names if name not in self.homeless and not self.queues[name].away]
 
     def take(self, name: bytes, body: bytes, properties: bytes) -> None:
         """A queue gets a message, if it is still there."""
@@ -82,15 +91,18 @@ class Cluster:
         queue.ready.append(Message(self._order, body, properties))
         self.clock.after(0.0005, lambda: self.dispatch(queue))
 
-    def requeue(self, unacked: list[tuple[Queue, Message]]) -> None:
+    def requeue(self, unacked: list[tuple[Queue, Message | None]]) -> None:
+        """What was delivered goes back to its queue; None stands for what its queue has taken back already."""
         for queue, message in unacked:
+            if message is None:
+                continue
             message.redelivered = True
             insort(queue.ready, message)
             self.clock.after(0.0005, lambda queue=queue: self.dispatch(queue))
 
     def dispatch(self, queue: Queue) -> None:
         idle = 0
-        while queue.ready and queue.consumers and idle < len(queue.consumers):
+        while queue.ready and queue.consumers and idle < len(queue.consumers) and not queue.away:
             queue.consumers.rotate(-1)
             channel, tag = queue.consumers[-1]
             if not channel.has_room():
@@ -114,8 +126,20 @@ class Cluster:
         if queue.auto_delete and not queue.consumers and self.queues.get(queue.name) is queue:
             self.delete(queue.name)
 
+    def home_lost(self, node: Node) -> None:
+        """Queues that live there tell their consumers on other nodes, and take back what those hold."""
+        for queue in self.queues.values():
+            if queue.home is not node:
+                continue
+            for channel, tag in queue.consumers:
+                channel.consumers.pop(tag, None)
+                channel.say(on(channel.number, m.BasicCancel(tag, True)))
+            queue.consumers.clear()
+            for each in [channel for other in self.nodes for c in other.connections for channel in c.channels.values()]:
+                each.lose(queue)
+
     def leaderless(self) -> bool:
-        return self.clock.now < self.troubled_at + LEADERLESS_S
+        return bool(self.deaths) and self.clock.now < self.deaths[-1] + LEADERLESS_S
 
 
 class Node:
@@ -136,10 +160,11 @@ class Node:
 
     def crash(self) -> None:
         self.up = self.frozen = self.alarmed = False
-        self.cluster.troubled_at = self.cluster.clock.now
+        self.cluster.deaths.append(self.cluster.clock.now)
         for connection in self.connections[:]:
             connection.crashed = True
             connection.reset()
+        self.cluster.home_lost(self)
 
     def leave(self) -> None:
         """SIGTERM: 320 to everybody, then reset, often before the 320 is seen."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.simulation.broker_channel import HOMED
 from tests.simulation.client_channel import SHARED
 from tests.simulation.cluster import Node, Queue
 from tests.simulation.roles import CASUAL
@@ -42,6 +43,7 @@ class Faults:
         self.rng = world.recipe.rng("faults")
         self.tearing = world.recipe.rng("tear")
         self.homes = world.recipe.rng("homeless")
+        self.home = world.recipe.rng("home") if world.recipe.has("home") else None
         self.clock = world.clock
         self.cluster = world.cluster
         self.span_s = world.length.work_s
@@ -77,6 +79,8 @@ class Faults:
         kind, drains, stays = rng.choice(KINDS), rng.random() < 0.5, rng.random() < 0.1
         pause_s = min(rng.choice((0.002, 0.02, 0.2, 1.0, 5.0)), self.span_s / 3) * rng.uniform(0.5, 2.0)
         node = (connection.node if connection is not None else None) if near else other
+        if self.home is not None and kind in ("crash", "leave") and self.home.random() < 0.5:
+            node = self.cluster.queues[HOMED].home
         if node is not None and self.recipe.has(kind):
             self._do(kind, node)
         if drains and self.recipe.has("drain"):

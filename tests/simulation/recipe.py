@@ -12,13 +12,23 @@ import random
 from dataclasses import dataclass
 
 from proxy.session.policy import SessionPolicy
-from tests.simulation.roles import CARELESS, CONFIRMER, CONSUMER, MIXED, MODEST, OWNER, PUBLISHER, TRANSACTOR
+from tests.simulation.roles import (
+    CARELESS,
+    CONFIRMER,
+    CONSUMER,
+    HOMEBODY,
+    MIXED,
+    MODEST,
+    OWNER,
+    PUBLISHER,
+    TRANSACTOR,
+)
 
 # How many seeds of a hundred have it.
 SHARES = {
     # What the client does, and what it is promised.
     "as_sent": 10, "names": 40, "marks": 40,
-    "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "large": 30, "narrow": 40,
+    "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "home": 50, "large": 30, "narrow": 40,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
     "delete": 50, "drain": 90, "tear": 40, "homeless": 60,
@@ -77,7 +87,7 @@ class Recipe:
 
     def roles(self) -> tuple[int, ...]:
         """What the channels are for. There is always one that consumes: it looks in the end whether all is there."""
-        extra = {"owner": OWNER, "transactions": TRANSACTOR, "careless": CARELESS, "modest": MODEST}
+        extra = {"owner": OWNER, "transactions": TRANSACTOR, "careless": CARELESS, "modest": MODEST, "home": HOMEBODY}
         others = [CONFIRMER, PUBLISHER, MIXED, *extra.values()]
         self.rng("roles").shuffle(others)
         left_out = {role for name, role in extra.items() if not self.has(name)}
@@ -88,7 +98,9 @@ class Recipe:
         rng = self.rng("policy")
         parked, unsettled, hold = rng.choice((65536, 8 << 20)), rng.choice((65536, 64 << 20)), rng.choice((4096, 16384))
         return SessionPolicy(
-            unroutable="pass" if self.rng("pass").random() < 0.1 and not self.has("homeless") else "retry",
+            unroutable="pass"
+            if self.rng("pass").random() < 0.1 and not (self.has("homeless") or self.has("home"))
+            else "retry",
             publish_guarantee="as_sent" if self.has("as_sent") else "at_least_once",
             failover_timeout_s=8.0 if self.has("long_blackout") else 60.0,
             parked_bytes_max=parked,

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.amqp import methods as m
-from tests.simulation.broker_channel import NO_EXCHANGE
+from tests.simulation.broker_channel import HOMED, NO_EXCHANGE
 from tests.simulation.client_channel import OK, SHARED, ClientChannel, need
-from tests.support.engine_frames import ack, bare, bind, declare, on
+from tests.support.engine_frames import ack, bare, bind, consume, declare, on
 
 if TYPE_CHECKING:
     from tests.simulation.client import Client
 
-CONFIRMER, PUBLISHER, CONSUMER, OWNER, MIXED, TRANSACTOR, CARELESS, MODEST = 1, 2, 3, 4, 5, 6, 7, 8
+CONFIRMER, PUBLISHER, CONSUMER, OWNER, MIXED, TRANSACTOR, CARELESS, MODEST, HOMEBODY = 1, 2, 3, 4, 5, 6, 7, 8, 9
 # A shared queue that somebody deletes and declares anew; what is in it is nobody's concern.
 CASUAL = b"q3"
 UNKNOWN_TAG = 1_000_000
@@ -88,12 +88,51 @@ class Modest(ClientChannel):
             need(held <= self.limit, "{} deliveries are out, {} were asked for", held, self.limit)
 
 
+class Homebody(ClientChannel):
+    """Consumes from a queue that lives on one node, and publishes to it: when that node is down, it just waits."""
+
+    def work(self) -> None:
+        chance = self.rng.random()
+        if not self.consumers:
+            self._begin()
+        elif chance < 0.1 and not self.confirms:
+            self.select()
+        elif chance < 0.5:
+            self.publish(HOMED)
+        elif chance < 0.55:
+            self.qos()
+        else:
+            self.settle_some()
+
+    def wind_down(self) -> None:
+        if self.consumers:
+            super().wind_down()
+        else:
+            self._begin()
+
+    def may_be_closed(self, close: m.ChannelClose) -> bool:
+        """It may ask for the queue while its home is down. Nothing else is under way then."""
+        return not self.consumers and close.reply_code == 404 and close.reply_text.endswith(b"is down or inaccessible")
+
+    def _begin(self) -> None:
+        def consuming(_: bytes) -> None:
+            self.consumers[b"home"] = "on"
+
+        if self.state == "open" and not self.asked:
+            self.ask(consume(self.number, HOMED, b"home"), OK["consume"], consuming)
+
+
 class Owner(ClientChannel):
     """Has an exclusive queue of its own, with or without a name."""
 
     def __init__(self, client: Client, number: int) -> None:
         super().__init__(client, number)
         self.queue = b""
+        self.deleted = False
+
+    def may_be_cancelled(self, tag: bytes) -> bool:
+        """What it has deleted it may have consumed from, without an answer yet."""
+        return self.deleted
 
     def work(self) -> None:
         chance = self.rng.random()
@@ -106,7 +145,7 @@ class Owner(ClientChannel):
         elif chance < 0.5 and not self.consumers:
             self.consume(self.queue)
         elif chance < 0.52:
-            queue, self.queue = self.queue, b""
+            queue, self.queue, self.deleted = self.queue, b"", True
             self.consumers = dict.fromkeys(self.consumers, "ending")
             self.ask(on(self.number, m.QueueDelete(0, queue, False, False, False)), OK["delete"])
         else:
@@ -263,6 +302,9 @@ class Careless(ClientChannel):
         else:
             self.settle_some()
 
+    def may_be_cancelled(self, tag: bytes) -> bool:
+        return True
+
     def may_be_closed(self, close: m.ChannelClose) -> bool:
         gone = close.reply_code == 404 and close.reply_text.startswith(b"NOT_FOUND - no queue")
         wrong = close.reply_code == 404 and b"no exchange 'nope'" in close.reply_text
@@ -276,6 +318,7 @@ ROLES: dict[int, type[ClientChannel]] = {
     CONSUMER: Consumer,
     OWNER: Owner,
     MIXED: Mixed,
+    HOMEBODY: Homebody,
     TRANSACTOR: Transactor,
     CARELESS: Careless,
     MODEST: Modest,

@@ -22,6 +22,9 @@ PARKED_ON_TOP_BYTES = 8 * 100_000
 SILENT_WAIT_S = 1.0
 FORCED_CLOSE_PAUSE_S = 60.0
 REST_S = 10.0
+# How long a cluster counts as troubled behind a death, and what it takes to look at every node.
+TROUBLED_S = 30.0
+LOOK_S = 0.05
 
 
 class Shell:
@@ -44,6 +47,8 @@ class Shell:
         self._timer = 0
         self._chunk_bytes_max = 0
         self._silent_since: float | None = None
+        self.news_s: float = recipe.rng("news").choice((0.0, 0.3))
+        self._looked_at = -1000.0
         self._forced_at = -1000.0
         self._failing_since = 0.0
         self._failed_at = -1000.0
@@ -136,7 +141,9 @@ class Shell:
                     self.to_engine.pause(not wanted)
                 case CloseClient():
                     self.closed = True
-                case Attached() | Observe() | LookAround():
+                case LookAround():
+                    self._looked_at = now
+                case Attached() | Observe():
                     pass
                 case report:
                     self._reported(report.event, report.facts, moving)
@@ -215,9 +222,11 @@ class Shell:
             wire.close(notice)
 
     def _troubled(self, now: float) -> bool:
-        return now < self.cluster.troubled_at + 30 or not all(
-            node.up and not node.frozen for node in self.cluster.nodes
-        )
+        """What the pool would say: it hears of a death late, but for one that somebody has asked it to look at."""
+        looked_at = self._looked_at if now >= self._looked_at + LOOK_S else -1000.0
+        deaths = [at for at in self.cluster.deaths if now < at + TROUBLED_S]
+        known = any(now >= at + self.news_s or looked_at >= at for at in deaths)
+        return known or any(node.frozen for node in self.cluster.nodes)
 
     def attached_connection(self) -> Connection | None:
         """The newest connection to a broker, if it is not over."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from proxy.session.description import describe
 from proxy.session.journal import Phase
+from tests.simulation.broker_channel import HOMED
 from tests.simulation.client import Client
-from tests.simulation.client_channel import SHARED
+from tests.simulation.client_channel import LASTING, SHARED
 from tests.simulation.clock import Clock
 from tests.simulation.cluster import Cluster, Queue, Violation
 from tests.simulation.faults import BUG, LONG_BLACKOUT_S, OPERATOR, Faults
 from tests.simulation.recipe import Recipe
-from tests.simulation.roles import CARELESS, CASUAL
+from tests.simulation.roles import CARELESS, CASUAL, HOMEBODY
 from tests.simulation.shell import FORCED_CLOSE_PAUSE_S, Shell
 
 # Between two acts of the client, on average, in a life that has as much to do as there is time.
@@ -40,6 +41,7 @@ class World:
         self.cluster.careless = {CARELESS}
         for name in (*SHARED, CASUAL):
             self.cluster.queues[name] = Queue(name)
+        self.cluster.queues[HOMED] = Queue(HOMED, home=recipe.rng("home").choice(self.cluster.nodes))
         self.shell = Shell(recipe, self.clock, self.cluster, lambda data: self.client.received(data))
         *frame_maxima, of_client = recipe.frame_maxima()
         for node, frame_max in zip(self.cluster.nodes, frame_maxima, strict=True):
@@ -110,8 +112,11 @@ class World:
             return False
         if describe(self.shell.session)["waiting"]:
             return False  # some channel is on its way
-        return self.client.idle and not any(self.cluster.queues[name].ready for name in SHARED) and not any(
-            queue.name in SHARED
+        home = self.client.channels.get(HOMEBODY)
+        if HOMEBODY in self.client.roles and not (home and home.consumers):
+            return False  # nobody takes what is in its queue
+        return self.client.idle and not any(self.cluster.queues[name].ready for name in LASTING) and not any(
+            queue.name in LASTING
             for node in self.cluster.nodes for c in node.connections for channel in c.channels.values()
             for queue, _ in channel.unacked.values()
         )  # fmt: skip
@@ -123,7 +128,7 @@ class World:
                              list(channel.open_tags)[:3], len(channel.half), channel.arriving)
             for channel in self.client.channels.values() if channel.busy
         }  # fmt: skip
-        ready = {name: len(self.cluster.queues[name].ready) for name in SHARED}
+        ready = {name: len(self.cluster.queues[name].ready) for name in LASTING}
         return f"parked {load.parked_bytes}, unsettled {load.unsettled_bytes}, ready {ready}, client owes {busy}"
 
     # What must hold.
