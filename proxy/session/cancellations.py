@@ -50,13 +50,15 @@ class Absence:
 class Cancellations:
     """Every consumer of the session whose queue is away. It stays in its channel's setup, marked `absent`."""
 
-    __slots__ = ("_absences", "_asked", "_journal", "_restoration")
+    __slots__ = ("_absences", "_asked", "_journal", "_restoration", "_tried")
 
     def __init__(self, journal: Journal, restoration: Restoration) -> None:
         self._journal = journal
         self._restoration = restoration
         self._absences: list[Absence] = []
         self._asked: Absence | None = None
+        # Those that were consumed from again on the chance that their queue is there; `at` says when.
+        self._tried: list[Absence] = []
 
     def take(self, channel: Channel, frame: bytes) -> None:
         """A broker ended a consumer. The client hears of it when its queue is known to be gone, or if it wants to."""
@@ -135,6 +137,9 @@ class Cancellations:
         entry.absent = True
         now = self._journal.now
         absence = Absence(channel, entry, word, now, now, now)
+        tried = next((each for each in self._lately_tried() if each.entry is entry), None)
+        if tried is not None:
+            absence.since, absence.attempts, absence.shown = tried.since, tried.attempts, tried.shown
         self._absences.append(absence)
         return absence
 
@@ -144,7 +149,7 @@ class Cancellations:
             return
         journal = self._journal
         if close is None or close.reply_code not in (404, 405):
-            absence.found = True  # if only the question was refused, the consumer's own refusal will tell
+            self._try(absence, asked=close is None)
             return
         absence.until = absence.since + self._patience_s(absence, close)
         if journal.now >= absence.until:
@@ -164,6 +169,20 @@ class Cancellations:
             absence.doubted = True
             absence.at = journal.now + DOUBT_S
             journal.commands.append(LookAround())
+
+    def _try(self, absence: Absence, *, asked: bool) -> None:
+        """Its queue is there, or nobody may ask: then the consumer's own refusal tells, as often as that may take."""
+        if not asked and absence.refusal is not None and self._journal.now >= absence.until:
+            self._end(absence, "queue_out_of_reach" if is_out_of_reach(absence.refusal) else "queue_gone")
+            return
+        absence.found = True
+        if not asked:
+            absence.at = self._journal.now
+            self._tried = [*(each for each in self._lately_tried() if each.entry is not absence.entry), absence]
+
+    def _lately_tried(self) -> list[Absence]:
+        since = self._journal.now - self._journal.policy.failover_timeout_s
+        return [each for each in self._tried if each.at > since]
 
     def _patience_s(self, absence: Absence, close: m.ChannelClose) -> float:
         """How long a queue may be away. A broker that has just ended a consumer has lost nothing by accident."""

@@ -493,6 +493,11 @@ MUTANTS = (
         "        if self.restoration.topology_done:  # else",
         "a queue that is not back yet is given up for a client that asks for it too early",
     ),
+    Mutant(
+        "absence.since, absence.attempts, absence.shown = tried.since, tried.attempts, tried.shown",
+        "pass",
+        "a channel is set up again without end for a consumer of whose queue nobody may ask",
+    ),
     # What is told and counted.
     Mutant(
         "            if lost:\n                journal.give_up(channel, channel.verdict)",

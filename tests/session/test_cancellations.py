@@ -278,6 +278,26 @@ def test_words_for_a_channel_that_is_away_meanwhile_are_said_when_it_is_to_come_
     (story >> GONE << SCRATCH_OVER << ToClient(on(1, NO_QUEUE))).done()
 
 
+def test_a_queue_that_nobody_may_ask_for_is_tried_less_and_less_often_and_not_for_ever():
+    """Brokers that want more rights for the question than for the consumer (RabbitMQ 4.3)."""
+    away, forbidden = on(1, m.ChannelClose(404, HOME_DOWN, 60, 20)), refused(403, b"ACCESS_REFUSED")
+    story = (consuming(home_down_timeout_s=20.0, heartbeat_s=3600) >> FailOver()).forget()
+    story = (story >> FromBroker(OPENED, away)).forget() >> After(0.1)
+    began, tries = story.now, 0
+    while not story.to_client:
+        assert story.now < began + 40.0, "it is tried without end"
+        if consume(1) in story.to_broker:
+            tries += 1
+            story = story.forget() >> FromBroker(OPENED, away)
+        elif asks()[:12] in b"".join(story.to_broker):
+            story = story.forget() >> forbidden
+        else:
+            story = story.forget() >> After(0.1)
+    assert tries < 15
+    assert story.to_client == [CANCEL]
+    assert story.now >= began + 19.0
+
+
 def test_a_move_leaves_a_waiting_consumer_out():
     story = away() >> Leave() >> After(5.0)
     story = (story.forget() >> Handshaken()) << ToOld(on(1, m.ChannelClose(200, b"set up again"))) >> FromOld(CLOSED)
