@@ -546,6 +546,16 @@ MUTANTS = (
     ),
     # Memory.
     Mutant(
+        "            window.settle(tag)\n            self._load.kept_bytes -= len(content)\n",
+        "            window.settle(tag)\n",
+        "what was kept back for a client and is dropped with its broker counts as kept for ever",
+    ),
+    Mutant(
+        "            if self._load.kept_bytes > self._bytes_max:",
+        "            if len(content) > self._bytes_max:",
+        "what waits for a client to settle is kept without a limit",
+    ),
+    Mutant(
         "parked_max, unsettled_max = min(parked_max, self.share_bytes), min(unsettled_max, self.share_bytes)",
         "parked_max = min(parked_max, self.share_bytes)",
         "a process that is short of memory goes on to keep publishes",

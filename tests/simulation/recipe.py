@@ -105,6 +105,7 @@ class Recipe:
             failover_timeout_s=8.0 if self.has("long_blackout") else 60.0,
             parked_bytes_max=parked,
             unsettled_bytes_max=unsettled,
+            redelivery_hold_bytes_max=self.rng("redelivery").choice((65536, 8 << 20)),
             delivery_hold_bytes_max=hold if self.has("large") else 1 << 20,
             publish_ids=self.has("marks"),
             suppress_duplicates=self.has("names") or self.has("marks"),

@@ -13,11 +13,10 @@ from proxy.session.session import Session
 from tests.simulation.broker import Connection
 from tests.simulation.clock import Clock, Wire
 from tests.simulation.cluster import Cluster, Node, Violation
+from tests.simulation.memory import check_count, check_limits
 from tests.simulation.recipe import Recipe
 
 TICKS_AT_ONCE_MAX = 50
-# Publishes that were begun when a broker was lost are parked on top of the limit, one for each channel.
-PARKED_ON_TOP_BYTES = 8 * 100_000
 # How long a wait may be before it must have a name.
 SILENT_WAIT_S = 1.0
 FORCED_CLOSE_PAUSE_S = 60.0
@@ -59,20 +58,11 @@ class Shell:
 
     # What must hold at any time.
 
-    def _check_memory(self) -> None:
-        load, policy = self.session.journal.load, self.policy
-        if load.parked_bytes < 0 or load.unsettled_bytes < 0:
-            raise Violation("a memory counter is negative")
-        parked_max = policy.parked_bytes_max + self._chunk_bytes_max + PARKED_ON_TOP_BYTES
-        if load.parked_bytes > parked_max:
-            raise Violation(f"{load.parked_bytes} bytes are parked, {policy.parked_bytes_max} may be")
-        if load.unsettled_bytes > policy.unsettled_bytes_max + parked_max:
-            raise Violation(f"{load.unsettled_bytes} bytes are unsettled, {policy.unsettled_bytes_max} may be")
-
     def _watch(self) -> None:
         """No wait is silent: while the client's input stands still, `describe` says for what."""
         if self.closed:
             return
+        check_count(self.session)
         journal, now = self.session.journal, self.clock.now
         stands = journal.load.parked_bytes > 0 or not journal.attached or not self.session.pulse.reading
         if journal.phase is not Phase.RUNNING or not stands or describe(self.session)["waiting"]:
@@ -119,7 +109,7 @@ class Shell:
     def carry_out(self, *, moving: bool = False) -> None:
         """Take what the engine has to say."""
         journal, now = self.session.journal, self.clock.now
-        self._check_memory()
+        check_limits(journal, self.policy, self._chunk_bytes_max)
         if journal.client_out:
             self.to_client.send(b"".join(journal.client_out))
             journal.client_out.clear()

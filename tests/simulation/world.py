@@ -10,6 +10,7 @@ from tests.simulation.client_channel import LASTING, SHARED
 from tests.simulation.clock import Clock
 from tests.simulation.cluster import Cluster, Queue, Violation
 from tests.simulation.faults import BUG, LONG_BLACKOUT_S, OPERATOR, Faults
+from tests.simulation.memory import check_count
 from tests.simulation.recipe import Recipe
 from tests.simulation.roles import CARELESS, CASUAL, HOMEBODY
 from tests.simulation.shell import FORCED_CLOSE_PAUSE_S, Shell
@@ -174,9 +175,10 @@ class World:
 
     def _check_the_end(self, state: str) -> None:
         session = self.shell.session
+        check_count(session)
         load = session.journal.load
-        if (load.parked_bytes, load.unsettled_bytes) != (0, 0):
-            raise Violation(f"memory is still in use: {load.parked_bytes} {load.unsettled_bytes}")
+        if load.retained_bytes:
+            raise Violation(f"memory is still in use: {load.retained_bytes} bytes")
         if session.journal.phase is not Phase.ENDED or session.deadline() is not None:
             raise Violation("the session is not over")
         if self.client.state != state:
