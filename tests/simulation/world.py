@@ -81,6 +81,7 @@ class World:
             marks = self.recipe.has("marks")
             account.check_once(body for body in held if marks or self.cluster.taken[body] == 1)
         self._advance(2.0)  # an answer to the client's last mistake may still be on the wire
+        self._until(self._settled, self._unfinished)  # and make it ask for something anew
         self._check_what_lives()
         self.acting = False
         self.client.close()
