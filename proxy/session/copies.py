@@ -59,6 +59,10 @@ class Copies:
         """The client has been handed a message of this name, and it has not been forgotten."""
         return name in self._held or name in self._answers
 
+    def answered(self, name: Name) -> bool:
+        """The client has said for good what is to become of a message of this name."""
+        return self._answers.get(name, Answer.DOUBTED) is not Answer.DOUBTED
+
     def hand_over(self, name: Name) -> bool:
         """The client is handed a message; False if it cannot be remembered."""
         if name in self._answers or len(self._held) >= HELD_MAX:
@@ -189,6 +193,9 @@ class Handed:
         redelivered = method[12 + method[11] + 8]
         if not identity.exact and not redelivered and copies.known(name):
             copies.doubt(name)
+        elif not window.is_open(tag):
+            # While it arrived the client acknowledged all there is, this one included. A broker takes that once.
+            return [] if copies.answered(name) else content
         elif copies.drop(name, self, tag):
             window.settle(tag)
             return []

@@ -498,6 +498,16 @@ MUTANTS = (
         "pass",
         "a channel is set up again without end for a consumer of whose queue nobody may ask",
     ),
+    Mutant(
+        "            return [] if copies.answered(name) else content\n",
+        "            return []\n",
+        "a message that was acknowledged with all others before it was whole is never shown",
+    ),
+    Mutant(
+        "        elif not window.is_open(tag):\n            # While",
+        "        elif tag == 0:\n            # While",
+        "a copy that was acknowledged with all others before it was whole is acknowledged twice",
+    ),
     # What is told and counted.
     Mutant(
         "            if lost:\n                journal.give_up(channel, channel.verdict)",

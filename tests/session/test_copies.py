@@ -403,3 +403,26 @@ def test_nothing_is_settled_behind_a_close():
     close = on(1, m.ChannelClose(200, b"bye"))
     story = (holding(message(1)) >> FromClient(ack(1, 1)) >> FromClient(close)).forget()
     (story >> FromBroker(again(1)) << suppressed(0)).done()
+
+
+# A client that acknowledges all there is, while a delivery is not all here yet.
+
+
+def half_here(copy: bytes):
+    """A copy of what the client holds of a broker that is gone, half of another delivery, and it takes all there is."""
+    *half, rest = frames_of(copy)
+    story = holding(message(1), message(2, b"s-2")) >> FromBroker(again(1), *half)
+    # Alone, one by one, since together they would include copies of what it holds on other channels.
+    return story >> FromClient(ack(1, 0, multiple=True)) << ToBroker(ack(1, 2), ack(1, 1)), rest
+
+
+def test_a_copy_that_was_acknowledged_before_it_was_whole_is_not_acknowledged_twice():
+    story, rest = half_here(again(2, b"s-2"))
+    (story >> FromBroker(rest)).done()
+
+
+def test_another_message_that_was_acknowledged_before_it_was_whole_is_shown():
+    story, rest = half_here(message(2, b"s-3"))
+    story = story >> FromBroker(rest) << ToClient(message(4, b""))
+    # It is not held: nothing more will be said of it.
+    (story >> FromBroker(again(3, b"s-3")) << ToClient(again(5, b""))).done()
