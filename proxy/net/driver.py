@@ -206,7 +206,7 @@ class Driver:
         self._client.read(self._reading and not client_waits)
         for leg in self._legs.values():
             leg.link.read(not broker_waits)
-        self.engine.pulse.unread(client_waits, broker_waits, now)
+        self.engine.pulse.unread(client_waits, broker_waits, now, left=self._client.left)
 
     def _carry_out(self, now: float) -> None:
         journal = self.engine.journal

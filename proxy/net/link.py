@@ -7,6 +7,7 @@ reading the broker. The engine's own limits (parked, unsettled) stop reading the
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -16,6 +17,10 @@ from proxy.amqp.frames import Buffer
 WRITE_HIGH_WATER_BYTES = 512 * 1024
 # How long a peer may take to read what was written before a close; a hung one would keep its socket for ever.
 LINGER_S = 10.0
+# A connection's state as Linux numbers it (include/net/tcp_states.h). Where no system tells, a client that has left is
+# noticed when it is read again.
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
+_TCP_LEFT = (7, 8)  # reset; closed by the peer
 
 
 class LinkOwner(Protocol):
@@ -92,6 +97,17 @@ class Link(asyncio.Protocol):
     def waiting_bytes(self) -> int:
         """What was written and the peer's socket has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
+    def left(self) -> bool:
+        """The peer has closed the connection, and that is not read yet: event loops do not tell before."""
+        if not self._unread or self._transport is None or _TCP_INFO is None:
+            return False
+        try:
+            state: bytes = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)
+        except (OSError, ValueError):
+            return True
+        return state[0] in _TCP_LEFT
 
     def write(self, pieces: list[Buffer]) -> None:
         """Write slices of immutable bytes: the transport may keep them as they are."""

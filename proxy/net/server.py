@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 
 from proxy.net.budget import Budget
@@ -22,6 +23,8 @@ from proxy.upstream.pool import Pool
 
 # How long clients may take to answer the close of a proxy that goes.
 CLOSE_WAIT_S = 1.0
+# The kernel asks whether a silent client is still there: one without heartbeats may vanish while it is not read.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 class Server:
@@ -92,6 +95,8 @@ class Server:
             backlog=self._policy.backlog,
             reuse_port=True if self._worker else None,
         )
+        for listener in self._server.sockets:
+            _keep_alive(listener)
         self.budget.start()
 
     async def drain(self, grace_s: float) -> None:
@@ -180,6 +185,15 @@ class _ClientLink(Link):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._server.left(self)
+
+
+def _keep_alive(listener: socket.socket) -> None:
+    """What is accepted inherits it. Not every system has all of these options."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        option: int | None = getattr(socket, name, None)
+        if option is not None:
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def tls_context(policy: ListenPolicy) -> ssl.SSLContext | None:

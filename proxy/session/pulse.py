@@ -10,7 +10,7 @@ from proxy.session.uplink import Uplink
 
 # RabbitMQ's rule for a peer that is dead: two intervals without a byte.
 MISSED_HEARTBEATS = 2
-# While a client is not read, only writing to it can show that it is gone, so it gets heartbeats more often.
+# While a client is not read, it gets heartbeats more often, and is looked at: nothing else shows that it is gone.
 UNREAD_BEAT_S = 2.0
 
 
@@ -21,8 +21,10 @@ class Pulse:
         "_client_said_at",
         "_excused_since",
         "_journal",
+        "_looked_at",
         "broker_unread_at",
         "client_heard_at",
+        "client_left_at",
         "client_unread_at",
         "reading",
     )
@@ -38,9 +40,15 @@ class Pulse:
         # Since when the shell lets them wait, None while it does not.
         self.client_unread_at: float | None = None
         self.broker_unread_at: float | None = None
+        # Since when a client that is not read is known to have closed its connection.
+        self.client_left_at: float | None = None
+        self._looked_at = journal.now
 
-    def unread(self, client: bool, broker: bool, now: float) -> None:
-        """Which sides the shell lets wait because the other side is slow; their silence then means nothing."""
+    def unread(self, client: bool, broker: bool, now: float, *, left: bool = False) -> None:
+        """Which sides the shell lets wait because the other side is slow; their silence then means nothing.
+
+        `left`: the client has closed its connection, with what it said last still unread.
+        """
         if self.client_unread_at is not None and not client:
             self.client_heard_at = now
         if self.broker_unread_at is not None and not broker:
@@ -48,6 +56,7 @@ class Pulse:
                 uplink.heard_at = now
         self.client_unread_at = (self.client_unread_at or now) if client else None
         self.broker_unread_at = (self.broker_unread_at or now) if broker else None
+        self.client_left_at = (self.client_left_at or now) if left else None
 
     def wrote(self, uplink: Uplink | None, now: float) -> None:
         """Output for a broker, or for the client (None), was taken by the shell."""
@@ -69,6 +78,8 @@ class Pulse:
             at = self._client_said_at + self._client_interval_s()
             if self._client_is_read():
                 at = min(at, self._silent_at(beat))
+        if not self._client_is_read():
+            at = min(at, self.client_left_until or self._looked_at + UNREAD_BEAT_S)
         for uplink in self._journal.uplinks:
             if uplink.heartbeat_s:
                 at = min(at, uplink.said_at + uplink.heartbeat_s / 2)
@@ -79,24 +90,36 @@ class Pulse:
     def beat(self) -> None:
         """Say what is due."""
         journal = self._journal
+        self._looked_at = journal.now
         if journal.client_heartbeat_s and journal.now >= self._client_said_at + self._client_interval_s():
             journal.client_out.append(HEARTBEAT_FRAME)
         for uplink in journal.uplinks:
             if uplink.heartbeat_s and journal.now >= uplink.said_at + uplink.heartbeat_s / 2:
                 uplink.out.append(HEARTBEAT_FRAME)
 
-    def client_silent(self) -> bool:
-        """The client has missed its heartbeats.
+    @property
+    def client_left_until(self) -> float | None:
+        """When a client that has closed its connection is given up, though it could not be read to its last word."""
+        return None if self.client_left_at is None else self.client_left_at + self._journal.policy.failover_timeout_s
 
-        One that waits for us gets `failover_timeout_s` more: libraries that block in a call send none meanwhile.
+    def client_missed(self) -> str:
+        """Why the client is taken for gone, empty if it is not.
+
+        It has missed its heartbeats: one that waits for us gets `failover_timeout_s` more, since libraries that block
+        in a call send none meanwhile. Or it has closed its connection, and cannot be read.
         """
+        if self.client_left_until is not None:
+            if self._journal.now < self.client_left_until:
+                return ""
+            self.client_left_at = math.inf  # it is told once
+            return "client_gone"
         beat = self._journal.client_heartbeat_s
         if not beat or not self._client_is_read() or self._journal.now < self._silent_at(beat):
-            return False
+            return ""
         if self._excused_since == self.client_heard_at or not self._client_waits():
-            return True
+            return "client_silent"
         self._excused_since = self.client_heard_at
-        return False
+        return ""
 
     def broker_silent(self, uplink: Uplink) -> bool:
         """A broker has missed its heartbeats: its socket may be open, it hangs all the same."""

@@ -383,10 +383,10 @@ class Session:
     def _watch_pulses(self) -> None:
         journal = self.journal
         self.pulse.beat()
-        if self.ending.client_here and self.pulse.client_silent():
+        if self.ending.client_here and (reason := self.pulse.client_missed()):
             journal.stirred = True
             # As RabbitMQ does: a silent client is not told, its socket is closed.
-            self.ending.client_gone("client_silent")
+            self.ending.client_gone(reason)
         for uplink in journal.uplinks:
             if uplink.stage is Stage.OVER:
                 continue  # since another one was lost

@@ -110,6 +110,9 @@ def _of_brokers(session: Session) -> Iterator[Wait]:
 def _of_pace(session: Session) -> Iterator[Wait]:
     """Who is not read. It lasts for as long as the other side needs: that is what backpressure is."""
     pulse = session.pulse
+    if pulse.client_left_at is not None:
+        reason = "the client has closed its connection, and cannot be read to its last word"
+        yield Wait(reason, (), pulse.client_left_at, pulse.client_left_until)
     if not pulse.reading and session.journal.share_bytes is not None:
         reason = "all clients together fill listen.retained_bytes_max: this one goes on when less is kept for it"
         yield Wait(reason, (), pulse.client_heard_at)

@@ -105,6 +105,27 @@ async def test_a_broker_that_does_not_read_stops_the_reading_of_its_client(broke
         await broker.until(lambda: broker.links[0].publishes == sent + 1)
 
 
+async def test_a_client_that_vanishes_while_it_is_not_read_and_has_no_heartbeat_is_noticed(brokers) -> None:
+    broker = brokers[0]
+    async with shell(
+        broker, unsettled_bytes_max=150_000, failover_timeout_s=1, close_flush_timeout_s=1, heartbeat_s=60
+    ) as proxy:
+        client = await RawClient.running(proxy.port, heartbeat=0)
+        await client.open_channel()
+        broker.reading.clear()
+        client.say(large_publish(1), large_publish(2))
+        driver = proxy.drivers[0]
+        await proxy.until(lambda: not driver.engine.pulse.reading)
+
+        client.say(publish(1))
+        await asyncio.sleep(0)
+        client.cut()
+
+        await proxy.until(lambda: driver.engine.ending.reason == "client_gone")
+        broker.reading.set()
+        await proxy.until_idle()
+
+
 async def test_a_vanished_client_that_had_stopped_reading_still_gets_its_publishes_confirmed(brokers) -> None:
     broker = brokers[0]
     async with shell(broker) as proxy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ async def test_no_more_attachments_at_once_than_allowed(broker) -> None:
         broker.cut()
         await asyncio.gather(*map(go_on, clients[1:11]))
         await proxy.until(lambda: not proxy.attaching)
+
+
+async def test_the_kernel_asks_whether_silent_clients_are_still_there(broker) -> None:
+    async with shell(broker) as proxy:
+        await RawClient.running(proxy.port)
+
+        accepted = proxy.drivers[0]._client._transport.get_extra_info("socket")
+
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
 
 
 async def test_a_client_above_the_limit_is_refused_and_told_at_a_bounded_rate(broker) -> None:

@@ -37,6 +37,26 @@ def test_a_client_that_is_not_read_for_the_broker_s_sake_is_not_missed() -> None
     assert not (story >> After(0.2)).forget().session.ending.client_here
 
 
+def test_a_client_that_left_while_it_is_not_read_is_given_up_in_time() -> None:
+    story = with_channel(heartbeat_s=3600, beat_s=0)
+    pulse = story.session.pulse
+    pulse.unread(True, False, story.now)
+    assert story.session.deadline() <= story.now + 2.0  # nothing but a look shows it
+    pulse.unread(True, False, story.now, left=True)
+    assert not gone(story, 59.9)
+    assert gone(story, 0.2)
+    assert story.session.ending.reason == "client_gone"
+
+
+def test_a_client_that_left_is_read_to_its_last_word_when_that_becomes_possible() -> None:
+    story = with_channel(heartbeat_s=3600, beat_s=0)
+    pulse = story.session.pulse
+    pulse.unread(True, False, story.now, left=True)
+    assert not gone(story, 30.0)
+    pulse.unread(False, False, story.now)
+    assert not gone(story, 3600.0)
+
+
 def gone(story, wait_s: float) -> bool:
     return not (story >> After(wait_s)).forget().session.ending.client_here
 
