@@ -66,9 +66,15 @@ class Budget:
         # What was read since it was last added up, and when that is so much that it has to be added up again.
         self.unseen_bytes = 0
         self.credit_bytes = 0
+        self._seen_bytes = 0
         self._pressed_at: float | None = None  # when it was last so; None: that was long ago
         self._told_full = False
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def read_bytes(self) -> int:
+        """What was read from clients and brokers since the start."""
+        return self._seen_bytes + self.unseen_bytes
 
     @property
     def full(self) -> bool:
@@ -91,6 +97,7 @@ class Budget:
         sessions = self._sessions()
         retained = self.retained_bytes = sum(each.retained_bytes for each in sessions)
         high = self.limit_bytes * HIGH
+        self._seen_bytes += self.unseen_bytes
         self.unseen_bytes = 0
         self.credit_bytes = max(int(high - retained) // FILL_FACTOR, self.limit_bytes // STEPS_MAX)
         pause_s = LOOK_PAUSE_S * len(sessions)
