@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from proxy.amqp import peek
-from proxy.amqp.frames import BODY, BODY_BYTES_MAX, FRAME_END, HEADER, OVERHEAD_BYTES
+from proxy.amqp.frames import BODY, BODY_BYTES_MAX, FRAME_END, HEADER, OVERHEAD_BYTES, Region
 
 # The payload of a header frame without properties: class, weight, size of the body, property flags.
 _HEADER_BYTES = 14
 
 
-def content_end(buf: bytes, pos: int, number: int, size_max: int) -> int:
+def content_end(buf: Region, pos: int, number: int, size_max: int) -> int:
     """Where a content of channel `number` ends whose header frame begins at `pos`.
 
     0 if it is not all here, is interrupted, or is anything but flawless: then its frames are looked at one by one, and

@@ -15,9 +15,6 @@ FRAME_END = 206
 BODY_BYTES_MAX = 2**62
 # RabbitMQ sends a header frame larger than frame_max when headers are large; this bounds what is believed at all.
 BROKER_FRAME_MAX_BYTES = 128 * 1024 * 1024
-# Contents up to this size are copied with their chunk to change a number or a bit in it; for larger ones it is cheaper
-# to send one piece more.
-COPIED_BYTES_MAX = 4096
 # Octets of a frame that are not payload.
 OVERHEAD_BYTES = 8
 # The payload of an ack, reject or nack: class, method, tag, one octet of bits.
@@ -28,7 +25,9 @@ HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 HEAD = Struct("!BHI")
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
+# What a walk reads, and may change where it has made it its own (`peek.owned`).
+Region = bytes | bytearray
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:

@@ -4,7 +4,7 @@ from proxy.amqp cimport peek
 from proxy.amqp.content cimport content_end
 from proxy.session.channel cimport Channel
 from proxy.session.counters cimport Counters
-from proxy.session.ledger cimport force_mandatory
+from proxy.session.ledger cimport forcible
 from proxy.session.relay cimport emit
 
 
@@ -14,7 +14,7 @@ cdef int PLAIN, TX
 cdef unsigned long long BODY_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef unsigned long BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
-cdef Py_ssize_t ACK_BYTES, COPIED_BYTES_MAX
+cdef Py_ssize_t ACK_BYTES
 cdef list _NOWHERE
 
 
@@ -27,12 +27,12 @@ cdef class _ClientWalk:
     cdef list channels
     cdef list out
     cdef bytes buf
-    cdef object sent
-    cdef bytearray copied
+    cdef bint writable
     cdef Py_ssize_t mark
     cdef Channel recording
     cdef Py_ssize_t run_at
     cdef Py_ssize_t run_count
+    cdef int asked_back
     cdef bint forces_mandatory
     cdef Py_ssize_t size_max
 
@@ -40,10 +40,9 @@ cdef class _ClientWalk:
     cdef Py_ssize_t walk(self, Py_ssize_t pos) except -1
     @cython.locals(size=Py_ssize_t, ident=cython.ulong)
     cdef Py_ssize_t passes(self, Channel channel, int kind, Py_ssize_t pos, Py_ssize_t stop) except -1
-    @cython.locals(whole=Py_ssize_t)
+    @cython.locals(whole=Py_ssize_t, bits=int, asked_back=int)
     cdef Py_ssize_t publish(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop) except -1
-    cdef force(self, Py_ssize_t pos, Py_ssize_t stop, bint alone)
-    cdef bytearray writable(self)
+    cdef bytes own(self)
     cdef bint renumber(self, Channel channel, long long tag, Py_ssize_t pos) except -1
     cdef record(self, Channel channel, Py_ssize_t pos, Py_ssize_t stop, Py_ssize_t publishes)
     @cython.locals(channel=Channel, unfinished=bint)

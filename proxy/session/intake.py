@@ -10,7 +10,6 @@ from proxy.amqp.frames import (
     ACK_BYTES,
     BODY,
     BODY_BYTES_MAX,
-    COPIED_BYTES_MAX,
     FRAME_END,
     HEAD,
     HEADER,
@@ -18,12 +17,13 @@ from proxy.amqp.frames import (
     METHOD,
     OVERHEAD_BYTES,
     Buffer,
+    Region,
 )
 from proxy.amqp.methods import BASIC_ACK, BASIC_NACK, BASIC_PUBLISH, BASIC_REJECT
 from proxy.errors import ClientError
 from proxy.session.channel import HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.counters import Counters
-from proxy.session.ledger import force_mandatory
+from proxy.session.ledger import forcible
 from proxy.session.relay import emit
 
 # Where the route of a publish begins in its frame: behind the frame's head, the method's number and the ticket.
@@ -69,14 +69,13 @@ class _ClientWalk:
     """One walk over a region. `mark` is where the bytes begin that are not in the output yet.
 
     `out` is the output of the broker connection of the channel that spoke last: on the move a session has two.
-    `sent` is what goes there: the region, or `copied`, in which small publishes are mandatory and
-    numbers are the broker's.
+    What goes there, and is kept, is the region itself: in it publishes become mandatory, and numbers the broker's.
     """
 
     __slots__ = (
+        "asked_back",
         "buf",
         "channels",
-        "copied",
         "counters",
         "forces_mandatory",
         "mark",
@@ -85,8 +84,8 @@ class _ClientWalk:
         "recording",
         "run_at",
         "run_count",
-        "sent",
         "size_max",
+        "writable",
     )
 
     def __init__(self, owner: ClientOwner, buf: bytes, pos: int, size_max: int) -> None:
@@ -96,12 +95,13 @@ class _ClientWalk:
         self.counters = owner.counters
         self.channels = owner.channels
         self.out = _NOWHERE
-        self.buf = buf
-        self.sent: Buffer = buf
-        self.copied: bytearray | None = None
+        self.buf: Region = buf
+        self.writable = False
         self.mark = pos
-        # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there.
+        # buf[run_at:pos] are publish frames of this channel, `run_count` publishes begin there; `asked_back` tells
+        # whether their client wants to have those back that no queue takes.
         self.recording: Channel | None = None
+        self.asked_back = 0
         self.run_at = 0
         self.run_count = 0
 
@@ -123,19 +123,19 @@ class _ClientWalk:
                 raise ClientError("frame does not end with 206", reply_code=501)
             channel = channels[number] if number < len(channels) else None
             if channel is not None and channel.out is not self.out:
-                emit(self.out, self.sent, self.mark, pos)
+                emit(self.out, self.buf, self.mark, pos)
                 self.mark = pos
                 self.out = channel.out
             passed = self.passes(channel, kind, pos, stop) if channel is not None and channel.flowing else 0
             if not passed:
                 self.end_run(pos)
-                emit(self.out, self.sent, self.mark, pos)
+                emit(self.out, self.buf, self.mark, pos)
                 self.mark = stop
                 if kind != HEARTBEAT:
-                    self.owner.client_frame(kind, number, buf[pos:stop])
+                    self.owner.client_frame(kind, number, bytes(buf[pos:stop]))
             pos = passed or stop
         self.end_run(pos)
-        emit(self.out, self.sent, self.mark, pos)
+        emit(self.out, self.buf, self.mark, pos)
         return pos
 
     def passes(self, channel: Channel, kind: int, pos: int, stop: int) -> int:
@@ -165,36 +165,32 @@ class _ClientWalk:
             if channel.mode == TX:
                 channel.tx_dirty = True
             elif channel.mode == PLAIN and owner.covers_publishes:
-                emit(self.out, self.sent, self.mark, pos)
+                emit(self.out, self.buf, self.mark, pos)
                 self.mark = pos
                 owner.cover_publishes(channel)
         whole = content_end(self.buf, stop, channel.number, self.size_max)
         if not whole:
             channel.publish_left = HEADER_DUE
+        bits = self.buf[stop - 2]
+        asked_back = bits & 1
+        if self.recording is not None and (self.recording is not channel or asked_back != self.asked_back):
+            self.end_run(pos)
+        self.asked_back = asked_back
         if self.forces_mandatory and (channel.ledgered or channel.mode == TX):
-            if channel.mode == TX and self.buf[stop - 2] & 1:
-                owner.wants_back(channel, self.buf[pos + ROUTE_AT : stop - 2])
-            self.force(pos, stop, not whole or whole - stop >= COPIED_BYTES_MAX)
+            if asked_back:
+                if channel.mode == TX:
+                    owner.wants_back(channel, bytes(self.buf[pos + ROUTE_AT : stop - 2]))
+            elif forcible(self.buf, pos, stop):
+                peek.put8(self.own(), stop - 2, bits | 1)
         self.record(channel, pos, whole or stop, 1)
         return whole or stop
 
-    def force(self, pos: int, stop: int, alone: bool) -> None:
-        """Make a publish mandatory in what is sent: in a copy of its method frame alone, or of the whole region."""
-        if alone:
-            emit(self.out, self.sent, self.mark, pos)
-            self.mark = stop
-            head = bytearray(self.buf[pos:stop])
-            force_mandatory(head, 0, stop - pos)
-            self.out.append(memoryview(head))
-            return
-        force_mandatory(self.writable(), pos, stop)
-
-    def writable(self) -> bytearray:
-        """A copy of the region, which goes to the broker in its place."""
-        if self.copied is None:
-            self.copied = bytearray(self.buf)
-            self.sent = memoryview(self.copied)
-        return self.copied
+    def own(self) -> Region:
+        """The region, to be changed: the frames before the one that is looked at are as they shall be."""
+        if not self.writable:
+            self.writable = True
+            self.buf = peek.owned(self.buf)
+        return self.buf
 
     def record(self, channel: Channel, pos: int, stop: int, publishes: int) -> None:
         """Add a publish's frame to the run of its channel, if the channel keeps a ledger."""
@@ -214,7 +210,7 @@ class _ClientWalk:
         channel = self.recording
         if channel is not None:
             unfinished = channel.publish_left != NO_CONTENT
-            channel.ledger.record(self.buf, self.run_at, pos, self.run_count, unfinished)
+            channel.ledger.record(self.buf, self.run_at, pos, self.run_count, unfinished, self.asked_back)
             self.recording = None
 
     def settle(self, channel: Channel, ident: int, pos: int) -> None:
@@ -228,7 +224,7 @@ class _ClientWalk:
         if single and (not channel.rewrites or self.renumber(channel, tag, pos)):
             channel.window.settle(tag)
         elif channel.rewrites:
-            emit(self.out, self.sent, self.mark, pos)
+            emit(self.out, self.buf, self.mark, pos)
             self.mark = pos + ACK_BYTES + OVERHEAD_BYTES
             self.owner.translate_settle(channel, ident, tag, bits)
         else:
@@ -238,11 +234,11 @@ class _ClientWalk:
         """Give the settling of one delivery its number at the present broker; False if there is more to it."""
         if tag <= channel.offset or channel.arrears is not None or channel.handed is not None:
             return False
-        peek.put64(self.writable(), pos + 11, tag - channel.offset)
+        peek.put64(self.own(), pos + 11, tag - channel.offset)
         return True
 
 
-def _content(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> None:
+def _content(channel: Channel, kind: int, buf: Region, pos: int, size: int) -> None:
     if kind == HEADER:
         if channel.publish_left != HEADER_DUE or size < 14:
             raise ClientError("content header where none is due", reply_code=505)

@@ -16,6 +16,7 @@ cdef class Run:
     cdef public long long first
     cdef public long long count
     cdef public list pieces
+    cdef public int asked_back
     cdef public long long size_bytes
 
 
@@ -33,7 +34,7 @@ cdef class Ledger:
     cdef public bint unfinished
 
     @cython.locals(run=Run, size=Py_ssize_t)
-    cpdef record(self, bytes buf, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t count, bint unfinished)
+    cpdef record(self, bytes buf, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t count, bint unfinished, int asked_back)
     cpdef long long number_of(self, long long tag)
     @cython.locals(window=Window, settled=cython.longlong)
     cpdef long long settle(self, long long number, bint multiple) except -1
@@ -44,4 +45,4 @@ cdef class Ledger:
 cdef Py_ssize_t _PUBLISH_BYTES_MIN
 
 
-cpdef force_mandatory(bytearray frames, Py_ssize_t pos, Py_ssize_t stop)
+cpdef bint forcible(bytes frames, Py_ssize_t pos, Py_ssize_t stop) except -1

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
 
-from proxy.amqp.frames import HEAD, METHOD, OVERHEAD_BYTES, Buffer
+from proxy.amqp.frames import HEAD, METHOD, OVERHEAD_BYTES, Buffer, Region
 from proxy.amqp.methods import BASIC_PUBLISH
 from proxy.amqp.wire import U32
 from proxy.session.window import Window
@@ -49,12 +49,16 @@ class Load:
 
 
 class Run:
-    """Consecutive publishes as the client sent them: whole frames, no object for each. `size_bytes`: what it takes."""
+    """Consecutive publishes as brokers get them: whole frames, no object for each. `size_bytes`: what it takes.
 
-    __slots__ = ("count", "first", "pieces", "size_bytes")
+    `asked_back`: it was the client that made them mandatory.
+    """
 
-    def __init__(self, first: int) -> None:
+    __slots__ = ("asked_back", "count", "first", "pieces", "size_bytes")
+
+    def __init__(self, first: int, asked_back: int) -> None:
         self.first = first
+        self.asked_back = asked_back
         self.count = 0
         self.pieces: list[Buffer] = []
         self.size_bytes = RUN_BYTES
@@ -118,8 +122,9 @@ class Ledger:
         """The broker's numbers are the ledger's numbers."""
         return not self._replayed and self._shift == 0
 
-    def record(self, buf: bytes, start: int, stop: int, count: int, unfinished: bool) -> None:
-        """Keep the publish frames `buf[start:stop]`, in which `count` publishes begin.
+    def record(self, buf: Region, start: int, stop: int, count: int, unfinished: bool, asked_back: int) -> None:
+        """Keep the publish frames `buf[start:stop]`, in which `count` publishes begin, all of them mandatory by the
+        client's wish (`asked_back`) or none.
 
         A slice that is small beside its chunk is copied, so that one small publish does not keep 256 KiB alive.
         """
@@ -128,7 +133,7 @@ class Ledger:
         if self.unfinished:
             run = self._runs[-1]
         else:
-            run = Run(self.window.top + 1)
+            run = Run(self.window.top + 1, asked_back)
             if self._runs is _NO_RUNS:
                 self._runs = deque()
             self._runs.append(run)
@@ -206,7 +211,7 @@ class Ledger:
             self._load.unsettled_bytes -= RUN_BYTES
         self._oldest_last = 0
         self.settle(self.window.floor, multiple=True)
-        return whole[cut:]
+        return as_asked(whole[cut:], run.asked_back)
 
     def publishes_from(self, number: int) -> Iterator[tuple[int, bytes]]:
         """Open publishes from a number on, in order: their numbers and their frames as the client sent them."""
@@ -216,7 +221,7 @@ class Ledger:
             for own, frames in enumerate(self._taken_apart(run), run.first):
                 half = self.unfinished and own == self.window.top
                 if own >= number and not half and self.window.is_open(own):
-                    yield own, frames
+                    yield own, as_asked(frames, run.asked_back)
 
     def kept(self) -> Iterator[Buffer]:
         """Everything that is kept, in pieces of whole frames."""
@@ -262,27 +267,33 @@ class Ledger:
         return [publishes[number - run.first] for number in self._replayed[at : at + open_here]]
 
 
-def force_mandatory(frames: bytearray, pos: int, stop: int) -> None:
-    """Have a publish returned if no queue takes it; its method frame is `frames[pos:stop]`.
+def forcible(frames: Region, pos: int, stop: int) -> bool:
+    """Whether a publish may become mandatory behind its client's back; its method frame is `frames[pos:stop]`.
 
     Not a reply by direct reply-to: RabbitMQ before 4.2 delivers it and returns it all the same.
     """
     if stop - pos < _PUBLISH_BYTES_MIN:
-        return  # the broker will say what is wrong with it
-    reply = frames[pos + 13] == 0 and frames[pos + 14] > 20 and frames[pos + 15 : pos + 36] == DIRECT_REPLY_TO
-    if not reply:
+        return False  # the broker will say what is wrong with it
+    return frames[pos + 13] != 0 or frames[pos + 14] <= 20 or frames[pos + 15 : pos + 36] != DIRECT_REPLY_TO
+
+
+def force_mandatory(frames: bytearray, pos: int, stop: int) -> None:
+    """Have a publish returned if no queue takes it, where it is `forcible`."""
+    if forcible(bytes(frames[pos:stop]), 0, stop - pos):
         frames[stop - 2] |= 1
 
 
-def forced(frames: Buffer) -> memoryview:
-    """A copy of whole frames in which every publish is mandatory."""
+def as_asked(frames: bytes, asked_back: int) -> bytes:
+    """The frames of one publish as its client sent them: mandatory if it was the client that asked for it."""
+    stop = HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES
+    if asked_back or not frames[stop - 2] & 1:
+        return frames
     copy = bytearray(frames)
-    for start in publish_starts(copy):
-        force_mandatory(copy, start, start + HEAD.unpack_from(copy, start)[2] + OVERHEAD_BYTES)
-    return memoryview(copy)
+    copy[stop - 2] &= ~1
+    return bytes(copy)
 
 
-def publish_starts(frames: bytes | bytearray) -> list[int]:
+def publish_starts(frames: Region) -> list[int]:
     """Where a publish begins in a run of whole frames."""
     starts = []
     pos = 0

@@ -10,7 +10,6 @@ from proxy.session.ledger cimport Ledger
 # Constants as C integers: a look-up of a Python global for each comparison would cost more than the rest of the walk.
 cdef int BODY, FRAME_END, HEADER, HEARTBEAT, METHOD, OVERHEAD_BYTES
 cdef int ACKED, CONFIRM, MIXED, PASSES, RENUMBERED, REPLIES, TX
-cdef Py_ssize_t COPIED_BYTES_MAX
 cdef long long HEADER_DUE, NO_CONTENT
 cdef long long TAG_GAP_MAX
 cdef unsigned long long BODY_BYTES_MAX
@@ -28,8 +27,7 @@ cdef class _BrokerWalk:
     cdef list out
     cdef object speaker
     cdef bytes buf
-    cdef object sent
-    cdef bytearray copied
+    cdef bint writable
     cdef Py_ssize_t mark
     cdef Py_ssize_t at
     cdef Channel inline
@@ -48,7 +46,7 @@ cdef class _BrokerWalk:
     cdef confirm(self, Channel channel, unsigned long ident, Py_ssize_t pos)
     @cython.locals(ledger=Ledger, number=cython.longlong, settled=cython.longlong, waited_for=bint)
     cdef bint renumber(self, Channel channel, long long tag, bint multiple, Py_ssize_t pos) except -1
-    cdef bytearray writable(self)
+    cdef bytes own(self)
     cdef emit_upto(self, Py_ssize_t pos, Py_ssize_t mark)
     cdef emit_whole(self)
     @cython.locals(channel=Channel)

@@ -18,13 +18,13 @@ from proxy.amqp.frames import (
     BODY,
     BODY_BYTES_MAX,
     BROKER_FRAME_MAX_BYTES,
-    COPIED_BYTES_MAX,
     FRAME_END,
     HEADER,
     HEARTBEAT,
     METHOD,
     OVERHEAD_BYTES,
     Buffer,
+    Region,
 )
 from proxy.amqp.methods import BASIC_ACK, BASIC_DELIVER, BASIC_NACK
 from proxy.amqp.wire import U64
@@ -80,23 +80,22 @@ class _BrokerWalk:
     """One walk over a region of the broker's bytes.
 
     `inline` is the channel of a content that began at `inline_at` and has not ended: as long as no other frame comes
-    between, its bytes need no holding until the region ends. `at` is the frame that is looked at. `sent` is what goes
-    to the client: the region, or `copied`, in which numbers have become the client's.
+    between, its bytes need no holding until the region ends. `at` is the frame that is looked at. What goes to the
+    client is the region itself, in which numbers become the client's.
     """
 
     __slots__ = (
         "at",
         "buf",
         "channels",
-        "copied",
         "counters",
         "inline",
         "inline_at",
         "mark",
         "out",
         "owner",
-        "sent",
         "speaker",
+        "writable",
     )
 
     def __init__(self, owner: BrokerOwner, buf: bytes, pos: int) -> None:
@@ -105,9 +104,8 @@ class _BrokerWalk:
         self.channels = owner.channels
         self.out = owner.client_out
         self.speaker = owner.speaker
-        self.buf = buf
-        self.sent: Buffer = buf
-        self.copied: bytearray | None = None
+        self.buf: Region = buf
+        self.writable = False
         self.mark = pos
         self.at = pos
         self.inline: Channel | None = None
@@ -139,7 +137,7 @@ class _BrokerWalk:
                 if self.inline is not None:
                     self.hold_inline(pos)  # it is interrupted on its own channel, by what has no place there
                 self.emit_upto(pos, stop)
-                if kind != HEARTBEAT and not self.owner.broker_frame(kind, number, buf[pos:stop]):
+                if kind != HEARTBEAT and not self.owner.broker_frame(kind, number, bytes(buf[pos:stop])):
                     return end
             pos = passed or stop
         if self.inline is not None:
@@ -168,7 +166,7 @@ class _BrokerWalk:
     def content(self, channel: Channel, kind: int, pos: int, size: int) -> None:
         complete = _delivered(channel, kind, self.buf, pos, size)
         if channel.reader is not None:
-            channel.follow(self.buf[pos + 7 : pos + 7 + size] if kind == HEADER else b"", complete)
+            channel.follow(bytes(self.buf[pos + 7 : pos + 7 + size]) if kind == HEADER else b"", complete)
         if channel.held is not None:
             stop = pos + size + OVERHEAD_BYTES
             self.emit_upto(pos, stop)
@@ -201,7 +199,7 @@ class _BrokerWalk:
         tag = peek.u64(buf, tag_at) + channel.offset
         no_ack = channel.no_ack
         if no_ack == MIXED:
-            no_ack = channel.consumer_no_ack(buf[pos + 12 : tag_at])
+            no_ack = channel.consumer_no_ack(bytes(buf[pos + 12 : tag_at]))
         if no_ack != REPLIES:
             if not 0 < tag - channel.window.top <= TAG_GAP_MAX:
                 raise BrokerError("broker used a delivery tag out of order")
@@ -209,15 +207,14 @@ class _BrokerWalk:
             if no_ack != ACKED:
                 channel.window.settle(tag)
         if channel.readers is not None:
-            channel.reader = channel.readers.get(buf[pos + 12 : tag_at])
+            channel.reader = channel.readers.get(bytes(buf[pos + 12 : tag_at]))
             if channel.reader is None:
                 channel.read_since = tag
         if channel.reader is None and channel.handed is None and channel.arrears is None:
             whole = content_end(buf, stop, channel.number, BROKER_FRAME_MAX_BYTES)
-            if whole and channel.offset == 0:
-                return whole
-            if whole and whole - stop < COPIED_BYTES_MAX:
-                peek.put64(self.writable(), tag_at, tag)
+            if whole:
+                if channel.offset:
+                    peek.put64(self.own(), tag_at, tag)
                 return whole
         channel.deliver_left = HEADER_DUE
         if channel.rewrites:
@@ -247,20 +244,20 @@ class _BrokerWalk:
         settled = ledger.settle(number, multiple)
         self.counters.confirms += settled
         if settled and channel.mode == CONFIRM and number > channel.confirm_base:
-            peek.put64(self.writable(), pos + 11, number - channel.confirm_base)
+            peek.put64(self.own(), pos + 11, number - channel.confirm_base)
         else:
             self.emit_upto(pos, pos + ACK_BYTES + OVERHEAD_BYTES)
         return True
 
-    def writable(self) -> bytearray:
-        """A copy of the region, which goes to the client in its place."""
-        if self.copied is None:
-            self.copied = bytearray(self.buf)
-            self.sent = memoryview(self.copied)
-        return self.copied
+    def own(self) -> Region:
+        """The region, to be changed: the frames before the one that is looked at are as they shall be."""
+        if not self.writable:
+            self.writable = True
+            self.buf = peek.owned(self.buf)
+        return self.buf
 
     def emit_upto(self, pos: int, mark: int) -> None:
-        emit(self.out, self.sent, self.mark, pos)
+        emit(self.out, self.buf, self.mark, pos)
         self.mark = mark
 
     def emit_whole(self) -> None:
@@ -282,7 +279,7 @@ def emit(out: list[Buffer], buf: Buffer, start: int, stop: int) -> None:
         out.append(buf if stop - start == len(buf) else memoryview(buf)[start:stop])
 
 
-def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> bool:
+def _delivered(channel: Channel, kind: int, buf: Region, pos: int, size: int) -> bool:
     """Count a content frame of the broker; True if the content is complete with it."""
     if kind == HEADER:
         if channel.deliver_left != HEADER_DUE or size < 14:
@@ -299,7 +296,7 @@ def _delivered(channel: Channel, kind: int, buf: bytes, pos: int, size: int) -> 
     return channel.deliver_left == NO_CONTENT
 
 
-def _hold(channel: Channel, out: list[Buffer], buf: bytes, start: int, stop: int, limit_bytes: int) -> None:
+def _hold(channel: Channel, out: list[Buffer], buf: Region, start: int, stop: int, limit_bytes: int) -> None:
     """Hold back a piece of an incomplete delivery; beyond the limit it streams, and a loss in mid-body will show."""
     channel.hold(memoryview(buf)[start:stop], stop - start)
     if channel.held_bytes <= limit_bytes and channel.load.held_bytes <= HOLDS_MAX * limit_bytes:

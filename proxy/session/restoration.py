@@ -10,7 +10,7 @@ from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel
 from proxy.session.consequences import answered_by_loss
 from proxy.session.journal import NOTHING, Journal
-from proxy.session.ledger import DIRECT_REPLY_TO, forced
+from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.obituary import Obituary, judged
 from proxy.session.pending import Pending, leading_declarations
 from proxy.session.restraint import Restraint
@@ -344,8 +344,7 @@ class Restoration:
     def _publish_again(self, channel: Channel) -> None:
         journal = self.journal
         ledger = channel.ledger
-        again = [journal.fitted_again(piece) for piece in ledger.replay()]
-        channel.out.extend(map(forced, again) if journal.policy.forces_mandatory else again)
+        channel.out.extend(journal.fitted_again(piece) for piece in ledger.replay())
         journal.counters.replayed_publishes += ledger.unsettled
         channel.choose_confirm_path()
 

@@ -19,6 +19,7 @@ from tests.fuzz.bends import Bender
 from tests.fuzz.broker import Broker
 from tests.fuzz.client import Client
 from tests.fuzz.stream import Violation
+from tests.support.engine_frames import fresh
 
 STEPS = 160
 TICKS_AT_ONCE_MAX = 50
@@ -153,7 +154,7 @@ class Life:
         while self.backlog and self.reading:
             chunk = self.backlog.pop(0)
             self.largest_chunk = max(self.largest_chunk, len(chunk))
-            self.session.from_client(chunk, self.now)
+            self.session.from_client(fresh(chunk), self.now)
             self._carry_out()
 
     def _broker_speaks(self, generation: int) -> None:
@@ -161,7 +162,7 @@ class Life:
         hostile = not broker.honest and self.step >= self.onset
         for chunk in self._chunks(self._perhaps_bent(broker.speak(), hostile, f"broker {generation}")):
             self.largest_chunk = max(self.largest_chunk, len(chunk))
-            self.session.from_broker(generation, chunk, self.now)
+            self.session.from_broker(generation, fresh(chunk), self.now)
             self._carry_out()
 
     def _perhaps_bent(self, frames: list[bytes], hostile: bool, who: str) -> bytes:

@@ -105,8 +105,8 @@ MUTANTS = (
     ),
     # Brokers with other limits.
     Mutant(
-        "        again = [journal.fitted_again(piece) for piece in ledger.replay()]\n",
-        "        again = ledger.replay()\n",
+        "        channel.out.extend(journal.fitted_again(piece) for piece in ledger.replay())\n",
+        "        channel.out.extend(ledger.replay())\n",
         "what is published again is not cut for a broker with smaller frames",
     ),
     Mutant(
@@ -156,8 +156,8 @@ MUTANTS = (
         "a poisoned courier is never opened anew",
     ),
     Mutant(
-        "    if not reply:\n        frames[stop - 2] |= 1",
-        "    if reply or not reply:\n        frames[stop - 2] |= 1",
+        "    return frames[pos + 13] != 0 or frames[pos + 14] <= 20 or ",
+        "    return True or ",
         "a reply by direct reply-to is published again though it arrived",
     ),
     Mutant(
@@ -256,8 +256,8 @@ MUTANTS = (
     ),
     # Marks.
     Mutant(
-        "        again = [journal.fitted_again(piece) for piece in ledger.replay()]\n",
-        "        again = [journal.fitted(piece) for piece in ledger.replay()]\n",
+        "        channel.out.extend(journal.fitted_again(piece) for piece in ledger.replay())\n",
+        "        channel.out.extend(journal.fitted(piece) for piece in ledger.replay())\n",
         "what is sent again does not say so",
     ),
     Mutant(
@@ -271,6 +271,21 @@ MUTANTS = (
         "what came back is taken for its neighbour though it bears a mark",
     ),
     # Publishes and confirms.
+    Mutant(
+        "                    yield own, as_asked(frames, run.asked_back)\n",
+        "                    yield own, frames\n",
+        "what is mandatory behind a client's back comes back to it",
+    ),
+    Mutant(
+        "        if self.recording is not None and (self.recording is not channel or asked_back != self.asked_back):\n",
+        "        if self.recording is not None and self.recording is not channel:\n",
+        "what one publish asks for is taken for what the next one asks for",
+    ),
+    Mutant(
+        "        return as_asked(whole[cut:], run.asked_back)\n",
+        "        return whole[cut:]\n",
+        "half a publish that is taken back is mandatory by its client's wish",
+    ),
     Mutant(
         "return self._replayed[tag - 1] if 0 < tag <= len(self._replayed) else tag + self._shift",
         "return tag + self._shift",
@@ -309,8 +324,8 @@ MUTANTS = (
         "publishes are sent again behind the consumers, and plain consumers not at all",
     ),
     Mutant(
-        "        self.settle(self.window.floor, multiple=True)\n        return whole[cut:]",
-        "        return whole[cut:]",
+        "        self.settle(self.window.floor, multiple=True)\n        return as_asked",
+        "        return as_asked",
         "settled publishes before a half one are kept in memory",
     ),
     Mutant(

@@ -22,6 +22,7 @@ from tests.support.engine_frames import (
     declare,
     deliver,
     frames_of,
+    fresh,
     get_ok,
     nack,
     on,
@@ -103,7 +104,7 @@ def test_what_a_publisher_sends_arrives_to_the_byte(published, order, places, be
     for at in beats:
         mixed.insert(at % (len(mixed) + 1), HEARTBEAT)
     for piece in pieces(b"".join(mixed), places):
-        story.session.from_client(piece, story.now)
+        story.session.from_client(fresh(piece), story.now)
     assert said(story, "broker") == b"".join(forced)
     channels = story.session.journal.channels
     assert {n: channels[n].ledger.unsettled for n in CHANNELS} == {n: len(published.get(n, ())) for n in CHANNELS}
@@ -122,7 +123,7 @@ def test_whatever_way_publishes_came_they_are_replayed_whole(published, order, p
     }
     streams = {number: [frame for one in each for frame in frames_of(one)] for number, each in whole.items()}
     for piece in pieces(b"".join(interleaved(streams, order)), places):
-        story.session.from_client(piece, story.now)
+        story.session.from_client(fresh(piece), story.now)
     story._take()
     story = story.forget() >> FailOver()
     for number in CHANNELS:
@@ -147,7 +148,7 @@ def test_what_a_consumer_is_sent_arrives_whole_and_in_order(delivered, order, pl
     for at in beats:
         mixed.insert(at % (len(mixed) + 1), HEARTBEAT)
     for piece in pieces(b"".join(mixed), places):
-        story.session.from_broker(1, piece, story.now)
+        story.session.from_broker(1, fresh(piece), story.now)
     got = frames_of(said(story, "client"))
     for number in CHANNELS:
         mine = [frame for frame in got if frame[1:3] == number.to_bytes(2, "big")]
@@ -169,11 +170,11 @@ def test_acks_and_confirms_pass_unchanged_before_any_failover(data):
         | st.builds(reject, one, tags, truth)
     )
     answers = data.draw(st.lists(forms))
-    story.session.from_client(b"".join(answers), story.now)
+    story.session.from_client(fresh(b"".join(answers)), story.now)
     assert said(story, "broker") == b"".join(answers)
     confirms = data.draw(st.permutations(range(1, 10)))
     stream = b"".join(ack(1, tag) for tag in confirms)
-    story.session.from_broker(1, stream, story.now)
+    story.session.from_broker(1, fresh(stream), story.now)
     assert said(story, "client") == stream
     assert story.session.journal.load.unsettled_bytes == 0
 
@@ -242,7 +243,7 @@ def test_nothing_a_client_sends_raises(stream, places, where):
     if where != "fresh":
         story = (story >> FailOver()).forget()
     for piece in pieces(stream, places):
-        story.session.from_client(piece, story.now)
+        story.session.from_client(fresh(piece), story.now)
         story.session.tick(story.now)
     afterwards(story)
 
@@ -255,6 +256,6 @@ def test_nothing_a_broker_sends_raises(stream, places, moved):
         story = (story >> FailOver()).forget()
     generation = story.session.attachment.generation
     for piece in pieces(stream, places):
-        story.session.from_broker(generation, piece, story.now)
+        story.session.from_broker(generation, fresh(piece), story.now)
         story.session.tick(story.now)
     afterwards(story)

@@ -140,6 +140,14 @@ def test_a_client_that_asks_for_returns_gets_them():
     assert story.session.journal.counters.returns == 1
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_one_publish_asks_for_is_not_what_its_neighbour_asks_for(first) -> None:
+    both = publish(1, b"a", mandatory=first) + publish(1, b"b", mandatory=not first)
+    story = (troubled() >> FromClient(both)).forget() >> FromBroker(returned(1, b"a"), returned(1, b"b"))
+    story = story << ToClient(returned(1, b"a" if first else b"b"))
+    (story >> After(0.1) << ToBroker(OPENED, forced(b"b" if first else b"a"))).done()
+
+
 def without_a_queue(story, body, rounds=6):
     """The courier gets back whatever it publishes, for some seconds or until something is given up."""
     for _ in range(rounds):

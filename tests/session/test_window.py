@@ -87,42 +87,48 @@ def test_one_number_held_back_keeps_its_place():
 
 
 class LedgerAndAList(RuleBasedStateMachine):
-    """The list holds [number, bytes]; what a broker would say is derived from what it was sent."""
+    """The list holds [number, bytes]; what a broker would say is derived from what it was sent. All are mandatory when
+    they are sent, `asked` are the numbers of those whose client has asked for that."""
 
     def __init__(self) -> None:
         super().__init__()
         self.load = Load()
         self.ledger = Ledger(self.load)
         self.unsettled: list[list] = []
+        self.asked: set[int] = set()
         self.numbers = 0
         self.rest = b""
         self.sent: list[int] = []  # the ledger's numbers in the order in which this broker was sent them
         self.refused: set[int] = set()
 
     @precondition(lambda self: not self.rest)
-    @rule(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4), around=st.sampled_from([0, 1000]))
-    def publish(self, sizes, around):
-        frames = [publish(1, bytes(size)) for size in sizes]
+    @rule(
+        sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+        around=st.sampled_from([0, 1000]),
+        asked=st.booleans(),
+    )
+    def publish(self, sizes, around, asked):
+        frames = [publish(1, bytes(size), mandatory=True) for size in sizes]
         buf = bytes(around) + b"".join(frames)
-        self.ledger.record(buf, around, len(buf), len(frames), False)
+        self.ledger.record(buf, around, len(buf), len(frames), False, int(asked))
         for each in frames:
-            self._began(each)
+            self._began(each, asked)
 
     @precondition(lambda self: not self.rest)
-    @rule(before=st.integers(0, 2), cut=st.integers(1, 2))
-    def begin_a_publish(self, before, cut):
-        whole = [publish(1, b"whole") for _ in range(before)]
-        frames = frames_of(publish(1, b"half"))
+    @rule(before=st.integers(0, 2), cut=st.integers(1, 2), asked=st.booleans())
+    def begin_a_publish(self, before, cut, asked):
+        whole = [publish(1, b"whole", mandatory=True) for _ in range(before)]
+        frames = frames_of(publish(1, b"half", mandatory=True))
         head, self.rest = b"".join(frames[:cut]), b"".join(frames[cut:])
         buf = b"".join(whole) + head
-        self.ledger.record(buf, 0, len(buf), before + 1, True)
+        self.ledger.record(buf, 0, len(buf), before + 1, True, int(asked))
         for each in [*whole, head]:
-            self._began(each)
+            self._began(each, asked)
 
     @precondition(lambda self: self.rest)
     @rule()
     def end_it(self):
-        self.ledger.record(self.rest, 0, len(self.rest), 0, False)
+        self.ledger.record(self.rest, 0, len(self.rest), 0, False, 0)
         self.unsettled[-1][1] += self.rest
         self.rest = b""
 
@@ -143,7 +149,9 @@ class LedgerAndAList(RuleBasedStateMachine):
     def fail_over(self):
         taken = self.ledger.take_unfinished()
         if self.rest:
-            assert taken == self.unsettled.pop()[1]
+            number, head = self.unsettled.pop()
+            assert taken == self._as_asked(number, head)
+            self.asked.discard(number)
             self.numbers -= 1
             self.rest = b""
         else:
@@ -166,11 +174,22 @@ class LedgerAndAList(RuleBasedStateMachine):
         assert self.unsettled or self.load.unsettled_bytes == 0
 
     @invariant()
+    def it_gives_publishes_as_their_client_sent_them(self):
+        whole = self.unsettled[:-1] if self.rest else self.unsettled
+        assert list(self.ledger.publishes_from(0)) == [(each[0], self._as_asked(*each)) for each in whole]
+
+    @invariant()
     def half_a_publish_is_known_to_be_one(self):
         assert self.ledger.unfinished is bool(self.rest)
 
-    def _began(self, frames):
+    def _as_asked(self, number, frames):
+        head, rest = frames_of(frames)[0], b"".join(frames_of(frames)[1:])
+        return head[:-2] + bytes((number in self.asked,)) + head[-1:] + rest
+
+    def _began(self, frames, asked):
         self.numbers += 1
+        if asked:
+            self.asked.add(self.numbers)
         self.sent.append(self.numbers)
         self.unsettled.append([self.numbers, frames])
 
@@ -182,7 +201,7 @@ TestLedger = LedgerAndAList.TestCase
 def test_what_was_settled_before_a_half_publish_is_given_up_when_that_is_taken_back():
     ledger = Ledger(load := Load())
     whole, half = publish(1, b"whole"), frames_of(publish(1, b"half"))[0]
-    ledger.record(whole + half, 0, len(whole + half), 2, True)
+    ledger.record(whole + half, 0, len(whole + half), 2, True, 0)
     assert ledger.settle(1, multiple=False) == 1
     assert ledger.take_unfinished() == half
     assert load.unsettled_bytes == 0
@@ -191,7 +210,7 @@ def test_what_was_settled_before_a_half_publish_is_given_up_when_that_is_taken_b
 def test_a_small_publish_does_not_keep_its_chunk_alive():
     chunk = bytes(200_000) + publish(1)
     ledger = Ledger(Load())
-    ledger.record(chunk, 200_000, len(chunk), 1, False)
+    ledger.record(chunk, 200_000, len(chunk), 1, False, 0)
     [piece] = ledger.replay()
     assert isinstance(piece, bytes)
 
@@ -199,7 +218,7 @@ def test_a_small_publish_does_not_keep_its_chunk_alive():
 def test_until_the_first_failover_numbers_are_the_brokers():
     ledger = Ledger(Load())
     assert ledger.untranslated
-    ledger.record(publish(1), 0, len(publish(1)), 1, False)
+    ledger.record(publish(1), 0, len(publish(1)), 1, False, 0)
     ledger.replay()
     assert not ledger.untranslated
 

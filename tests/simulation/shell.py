@@ -15,6 +15,7 @@ from tests.simulation.clock import Clock, Wire
 from tests.simulation.cluster import Cluster, Node, Violation
 from tests.simulation.memory import check_count, check_limits
 from tests.simulation.recipe import Recipe
+from tests.support.engine_frames import fresh
 
 TICKS_AT_ONCE_MAX = 50
 # How long a wait may be before it must have a name.
@@ -103,7 +104,7 @@ class Shell:
     def _from_client(self, data: bytes) -> None:
         if not self.closed:
             self._chunk_bytes_max = max(self._chunk_bytes_max, len(data))
-            self.session.from_client(data, self.clock.now)
+            self.session.from_client(fresh(data), self.clock.now)
             self.carry_out()
 
     def carry_out(self, *, moving: bool = False) -> None:
@@ -171,7 +172,7 @@ class Shell:
         connection = Connection(node, self.cluster.rng)
 
         def heard(data: bytes) -> None:
-            self._event("from_broker", generation, data)
+            self._event("from_broker", generation, fresh(data))
             self.after_broker(connection)
 
         connection.out = Wire(self.clock, self.rng, heard, node.slowness)

@@ -20,7 +20,7 @@ from tests.simulation.client import Client
 from tests.simulation.client_channel import SHARED
 from tests.simulation.clock import Clock
 from tests.simulation.cluster import Cluster, Queue, Violation
-from tests.support.engine_frames import channel_of, frames_of, ident_of
+from tests.support.engine_frames import channel_of, frames_of, fresh, ident_of
 
 STEPS_MAX = 6000
 STEP_S = 0.05
@@ -180,7 +180,7 @@ class Tape:
                     self.over = True
 
     def _to_engine(self, data: bytes) -> None:
-        self.session.from_client(data, self.clock.now)
+        self.session.from_client(fresh(data), self.clock.now)
 
     def _heard(self, data: bytes) -> None:
         self.client.received(data)
@@ -206,7 +206,9 @@ class Tape:
             self.clock.after(0.0, lambda: self.session.broker_lost(generation, "cut", self.clock.now))
 
         side.up = Line(connection.received, broken, up_cut)
-        side.down = Line(lambda data: self.session.from_broker(generation, data, self.clock.now), broken, down_cut)
+        side.down = Line(
+            lambda data: self.session.from_broker(generation, fresh(data), self.clock.now), broken, down_cut
+        )
         connection.out = side.down
         self.clock.after(0.001, lambda: self.session.broker_up(generation, f"rabbit{generation}", self.clock.now))
 

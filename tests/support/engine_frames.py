@@ -25,6 +25,11 @@ NAMES = {number: cls.__name__ for number, (cls, _) in codec._LAYOUT.items()} | {
 }
 
 
+def fresh(chunk: bytes) -> bytes:
+    """A chunk as an event loop makes one: nobody else has it, so the engine may change it."""
+    return bytes(bytearray(chunk))
+
+
 def on(channel: int, *methods: tuple[object, ...]) -> bytes:
     """Method frames on a channel."""
     return b"".join(method_frame(channel, method) for method in methods)
