@@ -16,10 +16,7 @@ RUN python -m venv /opt/sidehop \
 
 FROM python:3.11-slim
 COPY --from=build /opt/sidehop /opt/sidehop
-# Read buffers of 256 KiB would otherwise be mapped and unmapped by the C library at every read.
-ENV MALLOC_MMAP_THRESHOLD_=4194304 \
-    MALLOC_TRIM_THRESHOLD_=8388608 \
-    PYTHONDONTWRITEBYTECODE=1 \
+ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532

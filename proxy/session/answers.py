@@ -16,7 +16,7 @@ from proxy.session.channel import ASKED_MAX, HEADER_DUE, NO_CONTENT, TAG_GAP_MAX
 from proxy.session.commits import Commits
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
-from proxy.session.pending import Pending
+from proxy.session.pending import Pending, answered
 from proxy.session.restoration import Restoration
 from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
@@ -110,8 +110,9 @@ class Answers:
         if channel.muted:
             self._while_muted(channel, ident)
             return
-        if channel.pending and ident in m.REPLIES[channel.pending[0].request]:
-            self._answered(channel, ident, frame)
+        request = answered(channel.pending, ident, frame)
+        if request is not None:
+            self._answered(channel, request, ident, frame)
             if len(channel.pending) == ASKED_MAX // 2:
                 self.journal.lifecycle.settled(channel)
             return
@@ -169,8 +170,8 @@ class Answers:
         elif ident == m.CHANNEL_CLOSE:
             channel.tell_broker(m.ChannelCloseOk())
 
-    def _answered(self, channel: Channel, ident: int, frame: bytes) -> None:
-        request = channel.pending.pop(0)
+    def _answered(self, channel: Channel, request: Pending, ident: int, frame: bytes) -> None:
+        channel.pending.remove(request)
         # A cancel of ours is not the end of a consumer to the client.
         if channel.arrears is not None and ident in _OVERTAKES_NOTHING and not _is_ours(request):
             channel.arrears.flush(self.client_out)

@@ -9,6 +9,9 @@ from itertools import takewhile
 from proxy.amqp import methods as m
 from proxy.session.ledger import Load
 
+_CONSUME, _CANCEL = m.method_id(m.BasicConsume), m.method_id(m.BasicCancel)
+_OF_QUEUES = frozenset((_CONSUME, _CANCEL))
+_BY_TAG = frozenset(m.REPLIES[_CONSUME] + m.REPLIES[_CANCEL])
 _DECLARING = frozenset(map(m.method_id, (m.ExchangeDeclare, m.ExchangeBind, m.QueueDeclare, m.QueueBind)))
 
 
@@ -33,7 +36,7 @@ class Commit:
             load.withhold(-len(frames))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
     """A request whose answer has not come. After a failover its frame is sent again, behind the channel's replay.
 
@@ -61,3 +64,28 @@ def leading_declarations(asked: list[Pending]) -> list[Pending]:
     They are asked before it, though some of it may have come before them: to be there early harms no declaration.
     """
     return list(takewhile(lambda request: request.request in _DECLARING, asked))
+
+
+def answered(pending: list[Pending], ident: int, frame: bytes) -> Pending | None:
+    """Which request a method of the broker answers; None if it answers none.
+
+    A broker answers in the order in which it was asked, but for `basic.consume` and `basic.cancel`: there it is the
+    queue that answers, and what was asked right behind may be answered before.
+    """
+    first = None
+    for request in pending:
+        if ident in m.REPLIES[request.request]:
+            if ident not in _BY_TAG or _same_tag(request, frame):
+                return request
+            first = first or request
+        if request.request not in _OF_QUEUES:
+            break
+    return first
+
+
+def _same_tag(request: Pending, frame: bytes) -> bool:
+    """Whether consumer and answer have the same name. One that the broker is to name has none yet."""
+    payload = request.frame[7:-1]
+    method = m.decode(m.BasicConsume, payload) if request.request == _CONSUME else m.decode(m.BasicCancel, payload)
+    size = frame[11]
+    return method.consumer_tag in (b"", frame[12 : 12 + size])

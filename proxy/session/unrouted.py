@@ -19,7 +19,7 @@ from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
 from proxy.session.identity import mark_in
 from proxy.session.journal import Journal, Phase
-from proxy.session.ledger import force_mandatory
+from proxy.session.ledger import DIRECT_REPLY_TO, force_mandatory
 from proxy.session.message import Message, addressed, message_of
 from proxy.session.routes import Routes
 from proxy.session.stamp import unstamped
@@ -114,24 +114,25 @@ class Unrouted:
     # What the brokers say.
 
     def returned(self, channel: Channel) -> None:
-        """A publish of a channel came back: the client's affair if it asked for that, else ours."""
+        """A publish of a channel came back: it is the client's if it asked for that, and the broker is believed."""
         journal = self._journal
         pieces = channel.release()
         back = message_of(b"".join(pieces))
         found = self._next_like(back, channel.ledger.publishes_from(channel.ledger.returned_upto + 1))
         if found is not None:
             channel.ledger.returned_upto = found[0]
-        if found is None or found[2].mandatory:
-            journal.counters.returns += 1
-            journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
+        route = (back.exchange, back.routing_key)
+        believed = not journal.policy.forces_mandatory or self._routes.leads_nowhere(route)
+        # A reply by direct reply-to may have been delivered all the same (`ledger.forcible`).
+        if found is None or believed or back.routing_key.startswith(DIRECT_REPLY_TO):
+            if found is None or found[2].mandatory:
+                journal.counters.returns += 1
+                journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))
             return
         number, frames, sent = found
-        route = (sent.exchange, sent.routing_key)
-        if self._routes.leads_nowhere(route):
-            return
         channel.ledger.settle(number, multiple=False)
         channel.withhold(number)
-        self._withhold(Stray(channel, number, frames, route, journal.now))
+        self._withhold(Stray(channel, number, frames, route, journal.now, sent.mandatory))
 
     def committed(self, channel: Channel, frames: bytes, told: Told) -> bool:
         """A publish of a transaction that no queue took; False if nobody wants it, as is known of its route."""
@@ -139,7 +140,7 @@ class Unrouted:
         route = (sent.exchange, sent.routing_key)
         if self._routes.leads_nowhere(route):
             return False
-        self._withhold(Stray(channel, 0, frames, route, self._journal.now, told))
+        self._withhold(Stray(channel, 0, frames, route, self._journal.now, told=told))
         return True
 
     def _withhold(self, stray: Stray) -> None:
@@ -229,7 +230,7 @@ class Unrouted:
                 # Nothing is wrong with the cluster: this is what it means to say.
                 if astray:
                     self._routes.believe(stray.route)
-                self._settle(stray, nack=nack)
+                self._settle(stray, nack=nack, astray=astray)
             else:
                 stray.taken = stray.taken or nack
                 self._waiting.append(stray)
@@ -342,8 +343,8 @@ class Unrouted:
 
     # How it ends.
 
-    def _settle(self, stray: Stray, *, nack: bool = False) -> None:
-        """It is taken, or never will be: its client is told if it is still there to hear it."""
+    def _settle(self, stray: Stray, *, nack: bool = False, astray: bool = False) -> None:
+        """It is taken, or never will be (`astray`): its client is told if it is still there to hear it."""
         journal = self._journal
         channel = stray.channel
         journal.load.withhold(-len(stray.frames))
@@ -355,7 +356,11 @@ class Unrouted:
         channel.withheld.discard(stray.number)
         channel.choose_confirm_path()
         journal.counters.confirms += 1
-        if channel.mode == CONFIRM and stray.number > channel.confirm_base:
+        confirmed = channel.mode == CONFIRM and stray.number > channel.confirm_base
+        if stray.asked_back and (astray or (nack and not confirmed)):
+            journal.counters.returns += 1
+            journal.say(channel, stray.given_back(stamped=journal.stamp is not None))
+        if confirmed:
             own = stray.number - channel.confirm_base
             word = m.BasicNack(own, False, False) if nack else m.BasicAck(own, False)
             journal.say(channel, method_frame(channel.number, word))

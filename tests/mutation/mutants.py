@@ -272,6 +272,26 @@ MUTANTS = (
     ),
     # Publishes and confirms.
     Mutant(
+        "        if request.request not in _OF_QUEUES:\n            break\n",
+        "        break\n",
+        "an answer that a queue gives late is taken for an answer to nothing",
+    ),
+    Mutant(
+        "            if ident not in _BY_TAG or _same_tag(request, frame):\n",
+        "            if request:\n",
+        "answers of queues are taken in the order of the requests",
+    ),
+    Mutant(
+        "        self._withhold(Stray(channel, number, frames, route, journal.now, sent.mandatory))\n",
+        "        self._withhold(Stray(channel, number, frames, route, journal.now))\n",
+        "a client never gets back what it wants back",
+    ),
+    Mutant(
+        "        if stray.asked_back and (astray or (nack and not confirmed)):\n",
+        "        if stray.asked_back and nack:\n",
+        "what a well cluster cannot route is confirmed to a client that wants it back",
+    ),
+    Mutant(
         "                    yield own, as_asked(frames, run.asked_back)\n",
         "                    yield own, frames\n",
         "what is mandatory behind a client's back comes back to it",
@@ -361,8 +381,8 @@ MUTANTS = (
     ),
     # Requests.
     Mutant(
-        "request = channel.pending.pop(0)",
-        "request = channel.pending[0]",
+        "        channel.pending.remove(request)\n",
+        "        channel.pending.index(request)\n",
         "a request is answered more than once",
     ),
     Mutant(

@@ -27,6 +27,7 @@ from tests.support.engine_frames import (
     bare,
     consume,
     consume_ok,
+    declare,
     deliver,
     frames_of,
     get_empty,
@@ -394,3 +395,34 @@ def test_the_same_tag_on_two_channels_names_two_consumers():
     back = b"".join(on(number, m.ChannelOpenOk()) + consume_ok(number, b"same") for number in (1, 2))
     story = (story >> FromBroker(back)).forget() >> FromBroker(deliver(1, 1, to=b"same"), deliver(2, 1, to=b"same"))
     (story << ToClient(deliver(1, 1, to=b"same"), deliver(2, 1, to=b"same"))).done()
+
+
+def with_consumers(*tags: bytes):
+    """Consumers, and a window that was asked for behind them."""
+    story = with_channel(heartbeat_s=3600)
+    for tag in tags:
+        story = (story >> FromClient(consume(1, b"q", tag))).forget()
+        story = (story >> FromBroker(consume_ok(1, tag))).forget()
+    story = (story >> FromClient(qos(10))).forget()
+    return (story >> FromBroker(QOS_OK)).forget()
+
+
+def test_an_answer_of_a_queue_may_come_behind_what_was_asked_after_it() -> None:
+    story = (with_consumers(b"a", b"b") >> FailOver()).forget()
+    story = story >> FromBroker(on(1, m.ChannelOpenOk()), QOS_OK, consume_ok(1, b"b"))
+    assert story.session.attachment.since is not None
+    story = (story >> FromBroker(consume_ok(1, b"a"))).forget()
+    assert story.session.attachment.since is None
+
+
+def test_answers_of_queues_belong_to_the_consumers_that_they_name() -> None:
+    both = consume(1, b"q", b"a") + consume(1, b"q", b"b", no_ack=True)
+    story = (with_channel() >> FromClient(both)).forget()
+    story = story >> FromBroker(consume_ok(1, b"b")) << ToClient(consume_ok(1, b"b"))
+    assert [entry.tag for entry in story.session.journal.channels[1].setup] == [b"b"]
+    (story >> FromBroker(consume_ok(1, b"a")) << ToClient(consume_ok(1, b"a"))).done()
+
+
+def test_an_answer_out_of_turn_of_anything_else_is_no_answer() -> None:
+    story = (with_channel() >> FromClient(declare(1, b"q"), qos(10))).forget() >> FromBroker(QOS_OK)
+    (story << Reported("failover_started", {"reason": "broker sent method 60.11 that nobody asked for"})).forget()

@@ -134,18 +134,58 @@ def test_what_is_alike_is_told_apart_by_its_order():
     (story >> After(0.1) << ToBroker(OPENED, forced(b"b", b"a"))).done()
 
 
-def test_a_client_that_asks_for_returns_gets_them():
-    story = (troubled() >> FromClient(publish(1, b"m", mandatory=True))).forget()
-    (story >> FromBroker(returned(1), ack(1, 1)) << ToClient(returned(1), ack(1, 1))).done()
+def asked_back(story, body=b"m"):
+    """A publish that its client made mandatory has come back, and would have been confirmed."""
+    story = (story >> FromClient(publish(1, body, mandatory=True))).forget()
+    return story >> FromBroker(returned(1, body), ack(1, 1))
+
+
+def test_what_a_client_wants_back_is_published_again_as_well_while_a_broker_is_down() -> None:
+    story = asked_back(troubled()) >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))
+    assert story.done().journal.counters.returns == 0
+
+
+def test_a_client_that_asks_for_returns_gets_them_when_the_cluster_is_well() -> None:
+    story = asked_back(confirming(heartbeat_s=3600)) << LookAround() >> After(0.5) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, returned(COURIER), ack(COURIER, 1)) << ToClient(returned(1), ack(1, 1))
     assert story.session.journal.counters.returns == 1
+    # From then on the broker is believed.
+    story = (story >> FromClient(publish(1, b"n", mandatory=True))).forget()
+    (story >> FromBroker(returned(1, b"n"), ack(1, 2)) << ToClient(returned(1, b"n"), ack(1, 2))).done()
+
+
+def test_a_client_without_confirms_gets_its_returns_too_and_no_confirm() -> None:
+    story = with_channel(heartbeat_s=3600) >> FromClient(publish(1, b"m", mandatory=True))
+    story = story.forget() >> FromBroker(returned(1), ack(1, 1)) << LookAround() >> After(0.5)
+    story = story << ToBroker(OPENED, forced(b"m")) >> FromBroker(OPEN_OK, returned(COURIER), ack(COURIER, 1))
+    (story << ToClient(returned(1))).done()
+
+
+@pytest.mark.parametrize(("confirms", "told"), [(True, nack(1, 1)), (False, returned(1))])
+def test_what_a_client_wants_back_has_a_limit_to_its_wait_like_all(confirms, told) -> None:
+    start = (confirming if confirms else with_channel)(troubled=True, failover_timeout_s=1.0)
+    story = asked_back(start) >> After(0.1) << ToBroker(OPENED, forced(b"m"))
+    story = story >> FromBroker(OPEN_OK, returned(COURIER), ack(COURIER, 1))
+    (without_a_queue(story, b"m") << ToClient(told)).forget()
+
+
+def test_a_reply_that_its_publisher_wants_back_is_delivered_or_not_but_never_twice() -> None:
+    key = b"amq.rabbitmq.reply-to.g2dkABFyYWJiaXRAMQ"
+    story = (troubled() >> FromClient(publish(1, b"m", mandatory=True, key=key))).forget()
+    back = returned(1, key=key)
+    (story >> FromBroker(back, ack(1, 1)) << ToClient(back, ack(1, 1))).done()
 
 
 @pytest.mark.parametrize("first", [True, False])
 def test_what_one_publish_asks_for_is_not_what_its_neighbour_asks_for(first) -> None:
     both = publish(1, b"a", mandatory=first) + publish(1, b"b", mandatory=not first)
-    story = (troubled() >> FromClient(both)).forget() >> FromBroker(returned(1, b"a"), returned(1, b"b"))
-    story = story << ToClient(returned(1, b"a" if first else b"b"))
-    (story >> After(0.1) << ToBroker(OPENED, forced(b"b" if first else b"a"))).done()
+    story = (confirming(heartbeat_s=3600) >> FromClient(both)).forget()
+    story = story >> FromBroker(returned(1, b"a"), returned(1, b"b"), ack(1, 2, multiple=True)) << LookAround()
+    story = story >> After(0.5) << ToBroker(OPENED, forced(b"a", b"b"))
+    story = story >> FromBroker(OPEN_OK, returned(COURIER, b"a"), returned(COURIER, b"b"), ack(COURIER, 2, True))
+    own = (returned(1, b"a"), ack(1, 1), ack(1, 2)) if first else (ack(1, 1), returned(1, b"b"), ack(1, 2))
+    (story << ToClient(*own)).done()
 
 
 def without_a_queue(story, body, rounds=6):
