@@ -26,7 +26,7 @@ cdef class Ledger:
     cdef list _opened
     cdef object _opened_run
     cdef Py_ssize_t _opened_size
-    cdef object _runs
+    cdef readonly object _runs
     cdef list _replayed
     cdef long long _shift
     cdef public Window window
