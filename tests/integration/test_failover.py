@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import pika
 import pytest
 
 from tests.support.account import account, total
@@ -230,3 +231,41 @@ async def test_large_bodies_that_are_cut_halfway_arrive_whole(
         await cutting
         assert {len(message.body) for message in channel.received} == {size}
         assert await asyncio.to_thread(proxy.events, "failover_given_up") == []
+
+
+async def test_answers_that_queues_give_late_are_known_as_theirs(
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+) -> None:
+    """A queue answers `basic.consume` itself, so that a broker may answer what was asked behind it before."""
+    queues = [f"{queue_name}.{number}" for number in range(5)]
+
+    def declared_elsewhere() -> PikaClient:
+        elsewhere = PikaClient(cluster.amqp_port(2))
+        channel = elsewhere.channel()
+        for queue in queues:
+            channel.declare(queue, durable=True)
+        return elsewhere
+
+    elsewhere = await asyncio.to_thread(declared_elsewhere)
+    async with Relay(cluster.amqp_port(1), free_port()) as relay:
+        proxy = await asyncio.to_thread(start_sidehop, "--node", f"127.0.0.1:{relay.port}")
+
+        def consumers_then_a_window() -> pika.BlockingConnection:
+            connection = pika.BlockingConnection(pika.ConnectionParameters(port=proxy.port, heartbeat=0))
+            channel = connection.channel()
+            for queue in queues:
+                channel.basic_consume(queue, lambda *_: None)
+            channel.basic_qos(prefetch_count=10)
+            return connection
+
+        connection = await asyncio.to_thread(consumers_then_a_window)
+        for cuts in range(1, 6):
+            relay.cut()
+            await asyncio.to_thread(
+                proxy.wait_for, lambda n=cuts: len(proxy.events("failover_done")) == n, f"failover {cuts} to be over"
+            )
+        assert len(proxy.events("failover_started")) == 5
+        await asyncio.to_thread(connection.close)
+        for queue in queues:
+            await asyncio.to_thread(elsewhere.channel().delete, queue)
+        await asyncio.to_thread(elsewhere.close)
