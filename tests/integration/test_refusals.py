@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import aio_pika
 import pika
 import pika.exceptions
+import pytest
 
 from tests.support.account import bodies, total
 from tests.support.clients import NotAccepted, PikaClient
@@ -18,8 +19,11 @@ from tests.support.sidehop import Sidehop
 WINDOW = 300
 
 
-async def flood(port: int, queue: str, hurt: Callable[[], None]) -> int:
-    """Publish with many confirms open, hurt the cluster in the middle of it, and raise whatever is not a confirm."""
+async def flood(port: int, queue: str, hurt: Callable[[], None], *, mandatory: bool = False) -> int:
+    """Publish with many confirms open, hurt the cluster in the middle of it, and raise whatever is not a confirm.
+
+    aio-pika takes a message that comes back for confirmed.
+    """
     connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{port}/")
     async with connection:
         channel = await connection.channel()
@@ -29,7 +33,7 @@ async def flood(port: int, queue: str, hurt: Callable[[], None]) -> int:
         async def publish(number: int) -> None:
             nonlocal confirmed
             message = aio_pika.Message(str(number).encode(), delivery_mode=2)
-            await channel.default_exchange.publish(message, queue, mandatory=False)
+            await channel.default_exchange.publish(message, queue, mandatory=mandatory)
             confirmed += 1
             room.release()
 
@@ -72,8 +76,9 @@ def test_refusals_because_of_a_dead_node_that_nobody_knows_of_are_not_the_client
     direct.close()
 
 
+@pytest.mark.parametrize("mandatory", [False, True])
 def test_a_confirm_means_stored_though_the_home_of_the_queue_dies(
-    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str
+    cluster: Cluster, start_sidehop: Callable[..., Sidehop], queue_name: str, mandatory: bool
 ) -> None:
     """RabbitMQ confirms what it cannot route. To 3.10 a queue whose home is dead is no route; 4.0 refuses instead."""
     direct = PikaClient(cluster.amqp_port(2))
@@ -91,7 +96,7 @@ def test_a_confirm_means_stored_though_the_home_of_the_queue_dies(
             proxy.wait_for(lambda: total(proxy, "unrouted") >= 1, "a publish that no queue takes")
         cluster.make_whole()
 
-    confirmed = asyncio.run(flood(proxy.port, queue_name, hurt))
+    confirmed = asyncio.run(flood(proxy.port, queue_name, hurt, mandatory=mandatory))
 
     assert confirmed == 20 * WINDOW
     stored = bodies(cluster, 2, queue_name, set(range(confirmed)))
