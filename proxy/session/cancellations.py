@@ -67,7 +67,7 @@ class Cancellations:
         wanted = entry is not None and b"x-cancel-on-ha-failover" in entry.frame
         if entry is None or wanted or self._journal.phase is not Phase.RUNNING:
             self._tell(channel, entry, frame)
-        elif not entry.absent:
+        elif not entry.absent and not _is_asked_for(channel, entry):
             self._miss(channel, entry, frame)
 
     def refused(self, channel: Channel, close: m.ChannelClose) -> bool:
@@ -231,6 +231,7 @@ class Cancellations:
             for request, frame in _steps(channel, entry):
                 channel.out.append(frame)
                 channel.pending.append(Pending(request, frame, hidden=True))
+            entry.paused = False  # a channel that is about to leave asks for its end once more
         entry.absent = False
         self._absences.remove(absence)
         if absence.shown:
@@ -261,6 +262,12 @@ class Cancellations:
         """The client knows that a broker may end a consumer."""
         credentials = self._journal.credentials
         return credentials is not None and credentials.can(b"consumer_cancel_notify")
+
+
+def _is_asked_for(channel: Channel, entry: Setup) -> bool:
+    """It is asked for anew, since a move has ended: its broker speaks of what it was before."""
+    asked = [each for each in channel.pending if each.hidden and each.request == entry.request]
+    return any(m.decode(m.BasicConsume, each.frame[7:-1]).consumer_tag == entry.tag for each in asked)
 
 
 def _steps(channel: Channel, entry: Setup) -> list[tuple[int, bytes]]:

@@ -247,7 +247,7 @@ class Move:
         journal = self._journal
         live = journal.live_channels()
         self._stays.clear()
-        for channel in [each for each in self._until if each.publish_left == NO_CONTENT]:
+        for channel in [each for each in self._until if each.publish_left == NO_CONTENT or each not in live]:
             closes = any(request.request == m.CHANNEL_CLOSE for request in channel.pending)
             if channel in live and channel.uplink in journal.uplinks and channel.restart_at is None and not closes:
                 self._resume(channel)

@@ -292,6 +292,9 @@ class Unrouted:
 
     def _publish(self, uplink: Uplink) -> None:
         courier = self._journal.courier
+        if self._uplink not in (None, uplink):  # the session moves, and each courier has numbers of its own
+            self._closing_since = None
+            self._come_home()
         self._uplink = uplink
         if uplink.courier_tag is None:
             uplink.courier_tag = 0

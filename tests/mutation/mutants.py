@@ -170,11 +170,37 @@ MUTANTS = (
         "journal.confirm(channel, tag, multiple, nack)",
         "an ack of several confirms what its broker has refused, and nobody believed it",
     ),
+    Mutant(
+        "if self._uplink not in (None, uplink):",
+        "if self._uplink is None:",
+        "two couriers of a session that moves have the same numbers",
+    ),
+    Mutant(
+        "if each.publish_left == NO_CONTENT or each not in live]:",
+        "if each.publish_left == NO_CONTENT]:",
+        "a session waits for the move of a channel that has ended",
+    ),
+    # Queues without a quorum.
+    Mutant(
+        "            channel.replay_until = self.journal.now + self.journal.policy.failover_timeout_s\n",
+        "            channel.replay_until = self.journal.now + 11.0\n",
+        "a channel whose queue has no quorum is given up in a hurry",
+    ),
     # Queues that are out of reach.
     Mutant(
         'rb"is down or inaccessible|stopped by supervisor"',
         'rb"is down or unreachable|stopped by supervisor"',
         "a queue whose home is down is taken for one that is gone",
+    ),
+    Mutant(
+        "        elif not entry.absent and not _is_asked_for(channel, entry):\n",
+        "        elif not entry.absent:\n",
+        "a consumer that is asked for anew is taken for one that its broker has ended",
+    ),
+    Mutant(
+        "            entry.paused = False  # a channel that",
+        "            pass  # a channel that",
+        "a consumer that comes back while its channel waits to leave is not cancelled again",
     ),
     Mutant(
         "absence not in self._absences or self._is_over(absence.channel):",

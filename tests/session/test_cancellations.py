@@ -306,6 +306,13 @@ def test_a_move_leaves_a_waiting_consumer_out():
     (story << ToBroker(DONE, consume(1))).done()
 
 
+def test_a_consumer_that_comes_back_while_its_channel_waits_to_leave_is_asked_to_go_once_more():
+    story = (consuming(heartbeat_s=3600) >> FromBroker(deliver(1, 1))).forget() >> Leave() >> After(5.0)
+    story = (story.forget() >> Handshaken()) << ToOld(ENDS) >> FromOld(CANCEL, ENDED) << ToBroker(asks())
+    story = story >> there() << ToBroker(DONE) << ToOld(consume(1), ENDS)
+    (story >> FromOld(consume_ok(1), ENDED) >> BrokerLost() << ToOld(consume(1))).done()
+
+
 # A queue that lived and died with its node, and is this client's own.
 
 

@@ -177,6 +177,13 @@ def test_the_death_of_the_new_broker_gives_back_what_was_about_to_leave():
     story.done()
 
 
+def test_what_the_old_broker_had_ended_before_it_is_asked_for_anew_is_asked_for_once():
+    """The home of its queue dies while its channel is about to leave, and the new broker dies too."""
+    story = (consuming(heartbeat_s=3600) >> FromBroker(deliver(1, 1))).forget()
+    story = leaving(story) << ToOld(CANCEL) >> BrokerLost() << ToOld(consume(1))
+    (story >> FromOld(on(1, m.BasicCancel(b"c", True)), CANCELLED, consume_ok(1)) >> After(1.0)).done()
+
+
 def test_a_cancel_that_the_old_broker_never_answered_is_not_asked_of_the_new_one():
     story = leaving((consuming() >> FromClient(QOS)).forget()) << ToOld(CANCEL)
     (story >> OldLost() << ToBroker(REOPENED, consume(1), QOS)).done()

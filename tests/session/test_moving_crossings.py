@@ -6,6 +6,7 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.session.commands import Dial, HangUp
+from proxy.session.description import describe
 from tests.session.test_moving import (
     BYE,
     CANCEL,
@@ -56,6 +57,7 @@ from tests.support.engine_frames import (
     declare,
     deliver,
     exchange,
+    frames_of,
     nack,
     on,
     publish,
@@ -311,3 +313,11 @@ def test_a_move_that_ends_at_once_is_no_close_by_an_operator():
 def test_a_broker_that_is_not_to_be_left_any_more_is_stayed_with_after_a_fallback():
     story = split() >> Stay() >> BrokerLost() << ToOld(on(2, m.ChannelOpen()), consume(1))
     (story >> FromOld(on(2, m.ChannelOpenOk()), consume_ok(1)) >> After(60.0)).done()
+
+
+def test_nothing_waits_for_a_channel_that_has_ended_inside_a_publish():
+    story = (with_channel(heartbeat_s=3600) >> FromClient(on(1, m.TxSelect()))).forget()
+    story = (story >> FromBroker(on(1, m.TxSelectOk()))).forget() >> FromClient(on(1, m.BasicQos(0, 1, False)))
+    story = leaving(story.forget()).forget() >> FromClient(frames_of(publish(1, b"a"))[0])
+    story = (story.forget() >> OldLost()).forget() >> FromClient(on(1, m.ChannelCloseOk()))
+    assert describe(story.done())["waiting"] == ""

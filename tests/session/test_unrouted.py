@@ -18,6 +18,9 @@ from tests.support.engine import (
     FailOver,
     FromBroker,
     FromClient,
+    FromOld,
+    Handshaken,
+    Leave,
     Reported,
     Sees,
     ToBroker,
@@ -25,7 +28,19 @@ from tests.support.engine import (
     confirming,
     with_channel,
 )
-from tests.support.engine_frames import CLASS_BASIC, ack, bare, frames_of, nack, on, publish, returned
+from tests.support.engine_frames import (
+    CLASS_BASIC,
+    ack,
+    bare,
+    consume,
+    consume_ok,
+    deliver,
+    frames_of,
+    nack,
+    on,
+    publish,
+    returned,
+)
 
 COURIER = 2047
 OPENED = on(COURIER, m.ChannelOpen(), m.ConfirmSelect(nowait=True))
@@ -455,3 +470,14 @@ def test_what_came_back_to_a_lost_courier_may_be_taken_from_the_next():
     story = astray() >> FromBroker(returned(COURIER, b"m")) >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS)
     story = story >> FromBroker(on(1, m.ChannelOpenOk())) >> After(0.1) << ToBroker(OPENED, forced(b"m"))
     (story >> FromBroker(OPEN_OK, ack(COURIER, 1)) << ToClient(ack(1, 1))).done()
+
+
+def test_what_the_courier_of_a_broker_that_is_left_has_is_published_again_by_the_next_one():
+    story = (astray(troubled(heartbeat_s=3600)) >> FromClient(on(2, m.ChannelOpen()), consume(2))).forget()
+    story = (story >> FromBroker(on(2, m.ChannelOpenOk()), consume_ok(2), deliver(2, 1))).forget()
+    story = ((story >> Leave() >> After(5.0)).forget() >> Handshaken()).forget()
+    # Channel 1 moves, channel 2 waits for its client.
+    story = (story >> FromOld(on(1, m.ChannelCloseOk()))).forget() >> FromBroker(on(1, m.ChannelOpenOk()))
+    story = sent(story, b"n") >> FromBroker(returned(1, b"n"), ack(1, 1)) << ToBroker(OPENED, forced(b"m", b"n"))
+    story = story >> FromBroker(OPEN_OK, ack(COURIER, 2, multiple=True)) << ToClient(ack(1, 1), ack(1, 2))
+    assert story.session.journal.load.unsettled_bytes == 0

@@ -10,7 +10,7 @@ from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEADER, METHOD
 from proxy.amqp.wire import U64, Reader, shortstr
 from tests.simulation import broker_entities as entities
-from tests.simulation.cluster import Message, Queue
+from tests.simulation.cluster import Message, NoQuorum, Queue
 from tests.support.engine_frames import bare, content, on
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Channel:
         # Which queues a publish goes to that is not confirmed.
         self.flying: dict[int, list[bytes]] = {}
         self.poisoned = False
+        # What has come since something was asked of a queue without a quorum, that question first; and what was settled
+        # of one, which it may never hear of.
+        self.stuck: list[tuple[int, int, bytes]] | None = None
+        self.unsure: list[tuple[Queue, Message | None]] = []
         # exchange, key, bytes left (None: header due), body, mandatory, properties
         self.publishing: list | None = None
         # A transaction: what is published, what is settled (and whether it is to be queued again).
@@ -70,6 +74,9 @@ class Channel:
             self.say(bare(self.number, m.ident(class_id, method_id), arguments))
 
     def received(self, kind: int, ident: int, data: bytes) -> None:
+        if self.stuck is not None:
+            self.stuck.append((kind, ident, data))
+            return
         if self.publishing is not None:
             self._content(kind, data)
             return
@@ -84,12 +91,25 @@ class Channel:
             del self.connection.channels[self.number]
         elif not self.gone:
             self.need(ident in self.METHODS, "unknown method {:#x}", ident)
-            self.METHODS[ident](self, data[7:-1])
+            try:
+                self.METHODS[ident](self, data[7:-1])
+            except NoQuorum:
+                self.stuck = [(kind, ident, data)]
+
+    def go_on(self) -> None:
+        """There may be a quorum again."""
+        if not any(queue.stalled for queue, _ in self.unsure):
+            self.unsure.clear()
+        stuck, self.stuck = self.stuck or [], None
+        for each in stuck:
+            self.received(*each)
 
     def end(self) -> None:
         """All that it held returns to the queues."""
         self.gone = True
-        self.publishing = None
+        self.publishing = self.stuck = None
+        self.cluster.requeue(self.unsure)
+        self.unsure.clear()
         for queue, _ in self.consumers.values():
             queue.consumers = deque(each for each in queue.consumers if each[0] is not self)
             self.cluster.forsaken(queue)
@@ -118,6 +138,8 @@ class Channel:
             self.refuse(404, f"NOT_FOUND - {text} is down or inaccessible", method)
             return None
         self.need(queue is not None, "404 no queue {!r}", name)
+        if queue is not None and queue.stalled:
+            raise NoQuorum
         return queue
 
     def refuse(self, code: int, text: str, cause: type | None = None) -> None:
@@ -191,8 +213,14 @@ class Channel:
         back = on(self.number, m.BasicReturn(312, b"NO_ROUTE", exchange, key))
         self.say(back + content(self.number, body, self.connection.frame_max - 8, properties))
 
-    def _take(self, number: int, queues: list[bytes], body: bytes, properties: bytes) -> None:
-        if self.connection.crashed and self.rng.random() < 0.5:
+    def _stalls(self, names: list[bytes]) -> bool:
+        return any(name in self.cluster.queues and self.cluster.queues[name].stalled for name in names)
+
+    def _take(self, number: int, queues: list[bytes], body: bytes, properties: bytes, *, waited: bool = False) -> None:
+        if (self.connection.crashed or (waited and self.gone)) and self.rng.random() < 0.5:
+            return
+        if self._stalls(queues):
+            self.cluster.waiting.append(lambda: self._take(number, queues, body, properties, waited=True))
             return
         away = any(name in self.cluster.queues and self.cluster.queues[name].away for name in queues)
         if number in self.singles or (away and not number):
@@ -246,6 +274,9 @@ class Channel:
 
     def _tx_commit(self, payload: bytes) -> None:
         self.need(self.tx, "406 channel is not transactional")
+        published = [name for exchange, key, *_ in self.tx_published for name in self.cluster.route(exchange, key)]
+        if self._stalls(published) or any(queue.stalled for _, queue, _, _ in self.tx_settled):
+            raise NoQuorum
         for exchange, key, body, mandatory, properties in self.tx_published:
             queues = self.cluster.route(exchange, key)
             for name in queues:
@@ -356,6 +387,8 @@ class Channel:
             self.tx_settled += [(*each, requeue) for each in settled]
         elif requeue:
             self.cluster.requeue([(queue, message) for _, queue, message in settled])
+        else:
+            self.unsure += [(queue, message) for _, queue, message in settled if queue.stalled]
         for queue in {id(queue): queue for queue, _ in self.consumers.values()}.values():
             self.clock.after(0.0, lambda queue=queue: self.cluster.dispatch(queue))
 

@@ -77,6 +77,8 @@ def _unbind_queue(channel: Channel, payload: bytes) -> None:
 
 def _delete_queue(channel: Channel, payload: bytes) -> None:
     q = m.decode(m.QueueDelete, payload)
+    if q.queue in channel.cluster.queues and channel.reach(q.queue, m.QueueDelete) is None:
+        return
     channel.connection.exclusive.discard(q.queue)
     channel.cluster.delete(q.queue)
     channel.answer(50, 41, b"\0\0\0\0", nowait=q.nowait)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from proxy.amqp import methods as m
@@ -27,6 +27,10 @@ class Violation(AssertionError):
     """Somebody said what the protocol, or an invariant, forbids."""
 
 
+class NoQuorum(Exception):
+    """Something is asked of a queue without a majority of nodes: its channel stands still until there is one."""
+
+
 @dataclass(order=True)
 class Message:
     order: int
@@ -39,23 +43,41 @@ class Queue:
     """Messages, and who consumes: pairs of a broker's channel and a tag. `owner` is a connection, if exclusive.
 
     An auto-delete queue goes with its last consumer. One with a `home` is durable and classic: while that node is down
-    it is out of reach with all that is in it.
+    it is out of reach with all that is in it. One with `voters` needs most of them for anything.
     """
 
     def __init__(
-        self, name: bytes, owner: object = None, *, auto_delete: bool = False, home: Node | None = None
+        self,
+        name: bytes,
+        owner: object = None,
+        *,
+        auto_delete: bool = False,
+        home: Node | None = None,
+        voters: Sequence[Node] = (),
     ) -> None:
         self.name = name
         self.owner = owner
         self.home = home
+        self.voters = voters
         self.auto_delete = auto_delete
         self.ready: list[Message] = []
         self.consumers: deque = deque()
 
     @property
+    def reachable(self) -> bool:
+        """It can be asked for its messages."""
+        return not self.away and not self.stalled
+
+    @property
     def away(self) -> bool:
         """Its home is down."""
         return self.home is not None and not self.home.up
+
+    @property
+    def stalled(self) -> bool:
+        """It has no quorum: nobody gets an answer, and nothing is delivered or confirmed."""
+        votes = sum(node.up and not node.frozen for node in self.voters)
+        return votes * 2 <= len(self.voters) and bool(self.voters)
 
 
 class Cluster:
@@ -69,6 +91,8 @@ class Cluster:
         self.exchanges = Exchanges()
         self.taken: Counter[bytes] = Counter()
         self.deaths: list[float] = []
+        # What queues without a quorum will do when they have one.
+        self.waiting: list[Callable[[], None]] = []
         # Classic queues whose home is down: what is published to them is dropped, and confirmed.
         self.homeless: set[bytes] = set()
         self.may_settle: Callable[[bytes], bool] = lambda body: True
@@ -102,7 +126,7 @@ class Cluster:
 
     def dispatch(self, queue: Queue) -> None:
         idle = 0
-        while queue.ready and queue.consumers and idle < len(queue.consumers) and not queue.away:
+        while queue.ready and queue.consumers and idle < len(queue.consumers) and queue.reachable:
             queue.consumers.rotate(-1)
             channel, tag = queue.consumers[-1]
             if not channel.has_room():
@@ -138,6 +162,17 @@ class Cluster:
             for each in [channel for other in self.nodes for c in other.connections for channel in c.channels.values()]:
                 each.lose(queue)
 
+    def review(self) -> None:
+        """A node is back: what has waited for a quorum, or for the home of a queue, may go on."""
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each()
+        for connection in [each for node in self.nodes if not node.frozen for each in node.connections]:
+            for channel in list(connection.channels.values()):
+                channel.go_on()
+        for queue in list(self.queues.values()):
+            self.dispatch(queue)
+
     def leaderless(self) -> bool:
         return bool(self.deaths) and self.clock.now < self.deaths[-1] + LEADERLESS_S
 
@@ -158,6 +193,11 @@ class Node:
     def slowness(self) -> float:
         return SLOWNESS if self.slow else 1.0
 
+    @property
+    def troubled(self) -> bool:
+        """It is down, or answers late or not at all."""
+        return not self.up or self.frozen or self.slow or self.alarmed
+
     def crash(self) -> None:
         self.up = self.frozen = self.alarmed = False
         self.cluster.deaths.append(self.cluster.clock.now)
@@ -176,8 +216,7 @@ class Node:
         self.frozen = False
         for connection in self.connections[:]:
             connection.received(b"")
-        for queue in list(self.cluster.queues.values()):
-            self.cluster.dispatch(queue)
+        self.cluster.review()
 
     def alarm(self, on: bool) -> None:
         """Memory is short: who has published is not read any more, until it is over."""

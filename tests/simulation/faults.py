@@ -28,6 +28,9 @@ KINDS = (
     "operator",
     "operator",
     "blackout",
+    "minority",
+    "minority",
+    "minority",
     "delete",
     "delete",
 )
@@ -60,11 +63,13 @@ class Faults:
         self.clock.after(self.rng.uniform(0.0, 0.25) * self.span_s, self._next)
 
     def stop(self) -> None:
-        """Everything becomes well again, soon."""
+        """Everything becomes well again, soon; later if a quorum is missed, since those who wait for it must do so."""
         self.active = False
+        stalled = any(queue.stalled for queue in self.cluster.queues.values())
         for node in self.cluster.nodes:
             if self.dark_since is None:
-                self.clock.after(self.rng.uniform(0, 5), lambda node=node: self._heal(node))
+                after_s = self.rng.uniform(15, 20) if stalled else self.rng.uniform(0, 5)
+                self.clock.after(after_s, lambda node=node: self._heal(node))
         self.cluster.queues.setdefault(CASUAL, Queue(CASUAL))
 
     def say(self, text: str) -> None:
@@ -95,7 +100,7 @@ class Faults:
         rng = self.rng
         well = all(each.up and not each.frozen for each in self.cluster.nodes)
         heal_s = rng.choice((0.5, 4.0, 15.0))
-        if kind in ("crash", "leave", "hang", "blackout") and not well:
+        if kind in ("crash", "leave", "hang", "blackout", "minority") and not well:
             return
         self.say(f"{kind} {node.name}")
         if kind == "crash":
@@ -118,6 +123,12 @@ class Faults:
             for each in self.cluster.nodes:
                 each.crash()
                 self.clock.after(rng.uniform(0.5, 8.0), lambda each=each: self._heal(each))
+        elif kind == "minority":
+            heal_s = rng.choice((1.0, 15.0, 20.0))
+            others = [each for each in self.cluster.nodes if each is not node]
+            for each in others:
+                each.crash()
+                self.clock.after(heal_s * rng.uniform(0.9, 1.1), lambda each=each: self._heal(each))
         elif kind == "delete":
             self.cluster.delete(CASUAL)
             self.clock.after(rng.uniform(0.1, 2.0), self._declare_again)
@@ -170,3 +181,4 @@ class Faults:
                 node.thaw()
         node.up = True
         self.cluster.homeless.clear()
+        self.cluster.review()

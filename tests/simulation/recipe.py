@@ -29,9 +29,11 @@ SHARES = {
     # What the client does, and what it is promised.
     "as_sent": 10, "names": 40, "marks": 40,
     "owner": 50, "transactions": 60, "careless": 50, "modest": 50, "home": 50, "large": 30, "narrow": 40,
+    # The shared queues need a majority of the nodes.
+    "quorum": 60,
     # What happens to nodes, to connections, and to the session.
     "crash": 95, "leave": 95, "hang": 80, "cut": 95, "slow": 30, "alarm": 30, "operator": 25, "blackout": 20,
-    "delete": 50, "drain": 90, "tear": 40, "homeless": 60,
+    "minority": 50, "delete": 50, "drain": 90, "tear": 40, "homeless": 60,
     # All nodes are down for longer than a session waits; nothing goes wrong, so that sessions move undisturbed.
     "long_blackout": 5, "calm": 25,
 }  # fmt: skip
@@ -43,8 +45,8 @@ LENGTHS = (
     (5, 500, 12.0, 8),
 )
 # Where the time limit is short, only one thing may use it up.
-UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "calm", "homeless")
-DISTURBING = ("tear", "crash", "leave", "hang", "cut", "operator", "blackout", "owner")
+UNRELATED = ("hang", "owner", "careless", "delete", "operator", "slow", "blackout", "minority", "calm", "homeless")
+DISTURBING = ("tear", "crash", "leave", "hang", "cut", "operator", "blackout", "minority", "owner")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tests.simulation.cluster import Cluster, Queue, Violation
 from tests.simulation.faults import BUG, LONG_BLACKOUT_S, OPERATOR, Faults
 from tests.simulation.memory import check_count
 from tests.simulation.recipe import Recipe
-from tests.simulation.roles import CARELESS, CASUAL, HOMEBODY
+from tests.simulation.roles import CARELESS, CASUAL, HOMEBODY, OWNER
 from tests.simulation.shell import FORCED_CLOSE_PAUSE_S, Shell
 
 # Between two acts of the client, on average, in a life that has as much to do as there is time.
@@ -24,6 +24,8 @@ IDLE_PAUSE_S = 0.05
 PROGRESS_S = 300.0
 # What is around a body in a delivery, at most; what is larger than a session keeps streams, and is shown.
 STREAMING_BYTES = 2000
+# A move makes a channel wait for its client, and a hidden confirm for a moment.
+ALONE_S = 7.0
 # A search may have begun shortly before the last node went.
 SEARCHED_BEFORE_S = 5.0
 
@@ -40,8 +42,10 @@ class World:
         self.cluster = Cluster(self.clock, recipe.rng("cluster"))
         self.cluster.may_settle = self._may_settle
         self.cluster.careless = {CARELESS}
-        for name in (*SHARED, CASUAL):
-            self.cluster.queues[name] = Queue(name)
+        voters = self.cluster.nodes if recipe.has("quorum") else ()
+        for name in SHARED:
+            self.cluster.queues[name] = Queue(name, voters=voters)
+        self.cluster.queues[CASUAL] = Queue(CASUAL)
         self.cluster.queues[HOMED] = Queue(HOMED, home=recipe.rng("home").choice(self.cluster.nodes))
         self.shell = Shell(recipe, self.clock, self.cluster, lambda data: self.client.received(data))
         *frame_maxima, of_client = recipe.frame_maxima()
@@ -53,6 +57,9 @@ class World:
         self.client.names = recipe.has("names")
         self.client.may_be_told = self._may_be_told
         self.faults = Faults(self)
+        # What a channel that uses none of the shared queues waits for, and since when, while those stand still.
+        self._waits_for: tuple[object, ...] = ()
+        self._waits_since = 0.0
         self.acting = True
 
     # The run.
@@ -62,6 +69,7 @@ class World:
         self.clock.after(0.001, self._client_beat)
         self.faults.start()
         self.shell.start()
+        self._watch_others()
         self._advance(self.length.work_s)
         self.faults.stop()
         self.client.finishing = True
@@ -82,6 +90,8 @@ class World:
             account.check_once(body for body in held if marks or self.cluster.taken[body] == 1)
         self._advance(2.0)  # an answer to the client's last mistake may still be on the wire
         self._until(self._settled, self._unfinished)  # and make it ask for something anew
+        live = self.shell.session.journal.live_channels
+        self._until(lambda: not any(channel.pending for channel in live()), lambda: "a channel is not set up")
         self._check_what_lives()
         self.acting = False
         self.client.close()
@@ -134,6 +144,22 @@ class World:
         return f"parked {load.parked_bytes}, unsettled {load.unsettled_bytes}, ready {ready}, client owes {busy}"
 
     # What must hold.
+
+    def _watch_others(self) -> None:
+        """A channel whose queue has no quorum waits alone."""
+        if self.shell.closed:
+            return
+        owner, connection = self.client.channels.get(OWNER), self.shell.attached_connection()
+        stalled = any(self.cluster.queues[name].stalled for name in SHARED)
+        well = connection is not None and connection.state == "running" and not connection.node.troubled
+        waits_for: tuple[object, ...] = ()
+        if stalled and well and owner is not None and owner.asked:
+            waits_for = (connection, owner.asked[0])
+        if not waits_for or any(a is not b for a, b in zip(waits_for, self._waits_for or (0, 0), strict=True)):
+            self._waits_for, self._waits_since = waits_for, self.clock.now
+        elif self.clock.now > self._waits_since + ALONE_S:
+            raise Violation(f"a channel waits for a queue without a quorum that it does not use: {owner.asked}")
+        self.clock.after(0.5, self._watch_others)
 
     def _may_settle(self, body: bytes) -> bool:
         """never an ack to the broker for a message the client has not settled"""
