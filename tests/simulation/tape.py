@@ -214,9 +214,10 @@ class Tape:
 
     def _hang_up(self, generation: int, abort: bool, last: bytes) -> None:
         side = self.sides[generation]
+        shaken = side.connection.state == "running"  # what is said last may only be the end of the handshake
         if last:
             side.up.send(last)
-        side.left_politely = not abort and side.connection.state in ("done", "header", "start", "tune", "open")
+        side.left_politely = not abort and (side.connection.state == "done" or not shaken)
         side.up.cut()
         side.down.cut()
         side.connection.drop()
