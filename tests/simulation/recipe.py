@@ -105,6 +105,8 @@ class Recipe:
             else "retry",
             publish_guarantee="as_sent" if self.has("as_sent") else "at_least_once",
             failover_timeout_s=8.0 if self.has("long_blackout") else 60.0,
+            # A close waits no longer than that for what a queue without a quorum does not confirm.
+            close_flush_timeout_s=30.0 if self.has("quorum") else 15.0,
             parked_bytes_max=parked,
             unsettled_bytes_max=unsettled,
             redelivery_hold_bytes_max=self.rng("redelivery").choice((65536, 8 << 20)),
