@@ -11,6 +11,7 @@ from proxy.amqp.wire import U16, Reader, longstr
 
 _FLAGS_AT = 12
 _PROPERTIES_AT = 14
+_PERSISTENT = 2
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 1 << 15, 1 << 14, 1 << 13
 _DELIVERY_MODE, _PRIORITY, _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID = (1 << bit for bit in range(12, 6, -1))
 
@@ -42,6 +43,13 @@ def with_headers(header: bytes, place: HeadersPlace, table: bytes) -> bytes:
     flags = flags | _HEADERS if table else flags & ~_HEADERS
     middle = header[_PROPERTIES_AT : place.start] + (longstr(table) if table else b"")
     return header[:_FLAGS_AT] + U16.pack(flags) + middle + header[place.stop :]
+
+
+def is_persistent(header: bytes, place: HeadersPlace) -> bool:
+    """The property `delivery-mode` is 2. Raises `ClientError`."""
+    if not U16.unpack_from(header, _FLAGS_AT)[0] & _DELIVERY_MODE:
+        return False
+    return Reader(header, place.stop).octet() == _PERSISTENT
 
 
 def message_id(header: bytes, place: HeadersPlace) -> bytes:

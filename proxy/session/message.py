@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from proxy.amqp import methods as m
 from proxy.amqp.frames import BODY, HEAD, HEADER, OVERHEAD_BYTES
+from proxy.amqp.properties import headers_place, is_persistent
 from proxy.amqp.wire import U32
+from proxy.errors import ClientError
 
 
 class Message(NamedTuple):
@@ -21,6 +23,14 @@ class Message(NamedTuple):
     def resembles(self, other: Message) -> bool:
         """Whether they are the same but for their properties."""
         return self[:2] == other[:2] and self.body == other.body
+
+    @property
+    def announces(self) -> bool:
+        """It goes to whoever listens at the moment: transient, and to an exchange that has a name."""
+        try:
+            return bool(self.exchange) and not is_persistent(self.properties, headers_place(self.properties))
+        except ClientError:
+            return False
 
 
 def message_of(frames: bytes) -> Message:

@@ -122,7 +122,7 @@ class Unrouted:
         if found is not None:
             channel.ledger.returned_upto = found[0]
         route = (back.exchange, back.routing_key)
-        believed = not journal.policy.forces_mandatory or self._routes.leads_nowhere(route)
+        believed = not journal.policy.forces_mandatory or back.announces or self._routes.leads_nowhere(route)
         # A reply by direct reply-to may have been delivered all the same (`ledger.forcible`).
         if found is None or believed or back.routing_key.startswith(DIRECT_REPLY_TO):
             if found is None or found[2].mandatory:
@@ -138,7 +138,7 @@ class Unrouted:
         """A publish of a transaction that no queue took; False if nobody wants it, as is known of its route."""
         sent = message_of(frames)
         route = (sent.exchange, sent.routing_key)
-        if self._routes.leads_nowhere(route):
+        if sent.announces or self._routes.leads_nowhere(route):
             return False
         self._withhold(Stray(channel, 0, frames, route, self._journal.now, told=told))
         return True

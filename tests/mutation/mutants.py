@@ -313,6 +313,11 @@ MUTANTS = (
         "a client never gets back what it wants back",
     ),
     Mutant(
+        "return bool(self.exchange) and not is_persistent(",
+        "return not is_persistent(",
+        "a transient message to a queue whose home is down is confirmed and lost",
+    ),
+    Mutant(
         "        if stray.asked_back and (astray or (nack and not confirmed)):\n",
         "        if stray.asked_back and nack:\n",
         "what a well cluster cannot route is confirmed to a client that wants it back",

@@ -30,10 +30,12 @@ from tests.support.engine import (
 )
 from tests.support.engine_frames import (
     CLASS_BASIC,
+    NO_PROPERTIES,
     ack,
     bare,
     consume,
     consume_ok,
+    content,
     deliver,
     frames_of,
     nack,
@@ -201,6 +203,16 @@ def test_what_one_publish_asks_for_is_not_what_its_neighbour_asks_for(first) -> 
     story = story >> FromBroker(OPEN_OK, returned(COURIER, b"a"), returned(COURIER, b"b"), ack(COURIER, 2, True))
     own = (returned(1, b"a"), ack(1, 1), ack(1, 2)) if first else (ack(1, 1), returned(1, b"b"), ack(1, 2))
     (story << ToClient(*own)).done()
+
+
+@pytest.mark.parametrize(("mode", "waits"), [(b"", False), (b"\x01", False), (b"\x02", True)])
+def test_an_announcement_that_nobody_hears_is_not_waited_for(mode, waits) -> None:
+    given = b"\x10\x00" + mode if mode else NO_PROPERTIES
+    story = (troubled() >> FromClient(publish(1, b"m", exchange=b"news", properties=given))).forget()
+    back = on(1, m.BasicReturn(312, b"NO_ROUTE", b"news", b"q")) + content(1, b"m", properties=given)
+    story = story >> FromBroker(back, ack(1, 1))
+    assert story.session.unrouted.count == waits
+    (story << ToClient(*() if waits else (ack(1, 1),))).done()
 
 
 def without_a_queue(story, body, rounds=6):
