@@ -92,16 +92,16 @@ class Ending:
     def flush(self) -> None:
         """Wait for what only we know to be unconfirmed, within limits.
 
-        What was accepted is worth a whole failover; with a broker there, a confirm should come soon. It begins anew
+        What was accepted is worth a whole failover; if all brokers are well, a confirm should come soon. It begins anew
         with each broker that is lost meanwhile, and both times together are all that it may take.
         """
         journal = self._journal
         policy = journal.policy
         journal.phase = Phase.FLUSHING
-        limit_s = policy.close_flush_timeout_s if journal.attached else policy.failover_timeout_s
         if self._flush_until is None:
             self._flush_until = journal.now + policy.failover_timeout_s + policy.close_flush_timeout_s
-        self.until = min(journal.now + limit_s, self._flush_until)
+        well = journal.attached and not journal.troubled(journal.now)
+        self.until = min(journal.now + policy.flush_limit_s(well=well), self._flush_until)
 
     def progress(self) -> None:
         """Go on from the flush when it is done."""

@@ -68,6 +68,10 @@ class SessionPolicy:
     move_timeout_s: float = 30.0
     home_down_timeout_s: float = 3600.0
 
+    def flush_limit_s(self, *, well: bool) -> float:
+        """How long an end waits for confirms that only we know of: briefly if all brokers are well."""
+        return self.close_flush_timeout_s if well else self.failover_timeout_s
+
     @property
     def forces_mandatory(self) -> bool:
         """Whether confirmed publishes become mandatory behind the client's back."""

@@ -220,6 +220,9 @@ class Requests:
     def _channel_close(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         if self._waits_settled(channel, frame):
             return
+        if channel.covered and channel.unsettled:
+            journal = self.journal
+            journal.report("publishes_dropped", cause="unconfirmed", count=channel.unsettled, parked_bytes=0)
         self._forward(
             channel, m.CHANNEL_CLOSE, frame, lambda _: self.journal.end_channel(channel, awaits_close_ok=False)
         )
@@ -229,7 +232,9 @@ class Requests:
         if not channel.covered or not channel.unsettled:
             return False
         if channel.settling_until is None:
-            channel.settling_until = self.journal.now + self.journal.policy.close_flush_timeout_s
+            journal = self.journal
+            well = journal.attached and not journal.troubled(journal.now)
+            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=well)
         elif self.journal.now >= channel.settling_until:
             return False
         channel.flowing = False

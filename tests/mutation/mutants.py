@@ -318,6 +318,11 @@ MUTANTS = (
         "a transient message to a queue whose home is down is confirmed and lost",
     ),
     Mutant(
+        "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=well)\n",
+        "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=True)\n",
+        "a channel without a quorum is closed before its publishes are stored",
+    ),
+    Mutant(
         "        if stray.asked_back and (astray or (nack and not confirmed)):\n",
         "        if stray.asked_back and nack:\n",
         "what a well cluster cannot route is confirmed to a client that wants it back",

@@ -318,9 +318,16 @@ def test_closing_a_channel_waits_for_the_hidden_confirms():
     (story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE) >> FromBroker(CLOSE_OK) << ToClient(CLOSE_OK)).done()
 
 
-def test_closing_a_channel_does_not_wait_for_ever():
+def test_closing_a_channel_does_not_wait_for_ever_and_says_what_may_be_lost():
     story = (with_channel() >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE)
-    (story >> After(5.0) << ToBroker(CHANNEL_CLOSE)).done()
+    story = story >> After(5.0) << ToBroker(CHANNEL_CLOSE)
+    (story << Reported("publishes_dropped", {"cause": "unconfirmed", "count": 1})).done()
+
+
+def test_closing_a_channel_waits_longer_while_a_broker_is_down():
+    story = (with_channel(troubled=True, heartbeat_s=3600) >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE)
+    story = (story >> After(59.0)).forget()
+    (story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)).done()
 
 
 def test_a_close_that_waits_for_confirms_survives_the_broker():
