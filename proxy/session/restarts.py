@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.amqp import methods as m
 from proxy.session.channel import NO_CONTENT, Channel
-from proxy.session.journal import NOTHING, Journal
+from proxy.session.journal import NOTHING, Journal, Phase
 from proxy.session.requests import Requests
 from proxy.session.restoration import Restoration
 from proxy.session.verdict import Verdict, refusal
@@ -82,8 +82,12 @@ class Restarts:
             channel.healed()  # nothing was wrong with it
 
     def due(self) -> list[float | None]:
-        """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock."""
-        if not self._restoration.topology_done or not self._journal.attached:
+        """When the next ones are to be opened. What waits for topology goes on when that is there, not by the clock.
+
+        Nor does any while the session closes, which has a limit of its own.
+        """
+        over = self._journal.phase in (Phase.CLOSING, Phase.ENDED)
+        if over or not self._restoration.topology_done or not self._journal.attached:
             return []
         due = [c.restart_deadline if c.muted else c.restart_at for c in self._channels]
         due.append(self._restoration.unanswered_until)

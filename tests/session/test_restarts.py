@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.amqp import methods as m
 from proxy.session.commands import ReadClient
 from proxy.session.description import describe
+from proxy.session.journal import Phase
 from tests.support.engine import (
     HIDDEN_CONFIRMS,
     REOPENED,
@@ -28,10 +29,17 @@ OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
 CLOSE_UPSTREAM = on(1, m.ChannelClose(200, b"set up again"))
 
 
-def restarting():
+def restarting(**given):
     """Channel 1 was refused a publish soon after a failover; its close is on its way."""
-    story = (((confirming() >> FromClient(A)).forget() >> FailOver()).forget() >> FromBroker(OPENED)).forget()
+    story = (((confirming(**given) >> FromClient(A)).forget() >> FailOver()).forget() >> FromBroker(OPENED)).forget()
     return (story >> FromBroker(nack(1, 1))).forget()
+
+
+def test_a_channel_that_is_still_closing_asks_for_no_time_when_the_session_closes():
+    story = restarting(failover_timeout_s=2.0, heartbeat_s=3600) >> After(1.5)
+    story = (story >> FromClient(on(0, m.ConnectionClose(200, b"bye")))).forget()
+    assert (story >> After(4.0)).forget().session.journal.phase is Phase.CLOSING
+    assert (story >> After(2.0)).forget().session.journal.phase is Phase.ENDED
 
 
 def test_nothing_of_a_channel_that_is_being_closed_is_believed():
