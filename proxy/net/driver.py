@@ -201,12 +201,12 @@ class Driver:
 
     def _share_the_pace(self, now: float) -> None:
         """Read no faster from one side than the other side takes it. A client that is gone keeps nobody waiting."""
-        client_waits = any(leg.link.full for leg in self._legs.values())
-        broker_waits = (self._client.full or self._pressed) and self.engine.ending.client_here
+        client_waits, here = any(leg.link.full for leg in self._legs.values()), self.engine.ending.client_here
+        broker_waits = (self._client.full or self._pressed) and here
         self._client.read(self._reading and not client_waits)
         for leg in self._legs.values():
             leg.link.read(not broker_waits)
-        self.engine.pulse.unread(client_waits, broker_waits, now, left=self._client.left)
+        self.engine.pulse.unread(client_waits, broker_waits, now, left=here and self._client.left)
 
     def _carry_out(self, now: float) -> None:
         journal = self.engine.journal

@@ -103,8 +103,11 @@ class Link(asyncio.Protocol):
         """The peer has closed the connection, and that is not read yet: event loops do not tell before."""
         if not self._unread or self._transport is None or _TCP_INFO is None:
             return False
+        connected = self._transport.get_extra_info("socket")
+        if connected is None:  # of TLS that is over, for one turn of the loop
+            return True
         try:
-            state: bytes = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)
+            state: bytes = connected.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)
         except (OSError, ValueError):
             return True
         return state[0] in _TCP_LEFT

@@ -34,7 +34,7 @@ class Commits:
         """A publish of a transaction came back, whole: the client's affair if it asked for that, else ours."""
         journal, load = self._journal, self._journal.load
         pieces = channel.release()
-        commit = channel.pending[0].commit if channel.pending else None
+        commit = next((each.commit for each in channel.pending if each.commit is not None), None)
         if commit is None or _route(pieces[0]) in commit.wanted_back:
             journal.counters.returns += 1
             journal.client_out.extend(pieces if journal.stamp is None else unstamped(pieces))

@@ -168,14 +168,14 @@ class _ClientWalk:
                 emit(self.out, self.buf, self.mark, pos)
                 self.mark = pos
                 owner.cover_publishes(channel)
-        whole = content_end(self.buf, stop, channel.number, self.size_max)
-        if not whole:
-            channel.publish_left = HEADER_DUE
         bits = self.buf[stop - 2]
         asked_back = bits & 1
         if self.recording is not None and (self.recording is not channel or asked_back != self.asked_back):
-            self.end_run(pos)
+            self.end_run(pos)  # before it would be taken for unfinished
         self.asked_back = asked_back
+        whole = content_end(self.buf, stop, channel.number, self.size_max)
+        if not whole:
+            channel.publish_left = HEADER_DUE
         if self.forces_mandatory and (channel.ledgered or channel.mode == TX):
             if asked_back:
                 if channel.mode == TX:

@@ -220,9 +220,9 @@ class Requests:
     def _channel_close(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         if self._waits_settled(channel, frame):
             return
-        if channel.covered and channel.unsettled:
-            journal = self.journal
-            journal.report("publishes_dropped", cause="unconfirmed", count=channel.unsettled, parked_bytes=0)
+        if channel.covered and channel.ledger.unsettled:
+            unconfirmed = channel.ledger.unsettled
+            self.journal.report("publishes_dropped", cause="unconfirmed", count=unconfirmed, parked_bytes=0)
         self._forward(
             channel, m.CHANNEL_CLOSE, frame, lambda _: self.journal.end_channel(channel, awaits_close_ok=False)
         )

@@ -20,6 +20,7 @@ from tests.support.engine import (
     After,
     BrokerLost,
     ClientGone,
+    FailOver,
     FromBroker,
     FromClient,
     Reported,
@@ -72,6 +73,17 @@ def test_what_no_queue_takes_before_the_end_is_told_in_the_log(end):
     story = (withheld(heartbeat_s=600.0) >> end).forget() >> After(75.0)
     told = ("publishes_dropped", "publishes_unroutable")
     assert sum(report.facts["count"] for report in story.reports if report.event in told) == 1
+
+
+def test_what_comes_back_before_a_consumer_s_late_answer_is_still_the_commit_s():
+    story = consuming(troubled=True)
+    story = (story >> FromClient(on(1, m.TxSelect()))).forget()
+    story = ((story >> FromBroker(on(1, m.TxSelectOk()))).forget() >> FailOver()).forget()
+    story = (story >> FromClient(publish(1, b"m"), COMMIT)).forget()
+    opened = on(1, m.ChannelOpenOk(), m.TxSelectOk())
+    story = story >> FromBroker(opened, returned(1, b"m"), COMMIT_OK, consume_ok(1))
+    assert story.session.unrouted.count == 1
+    assert not story.to_client
 
 
 def test_what_came_back_counts_as_memory_before_the_commit_is_answered():

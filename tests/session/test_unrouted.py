@@ -205,6 +205,19 @@ def test_what_one_publish_asks_for_is_not_what_its_neighbour_asks_for(first) -> 
     (story << ToClient(*own)).done()
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("cut", [1, 3, 15])
+def test_nor_when_the_neighbour_is_cut(first, cut) -> None:
+    both = publish(1, b"a", mandatory=first) + publish(1, b"b", mandatory=not first)
+    story = (confirming(heartbeat_s=3600) >> FromClient(both[:-cut])).forget()
+    story = (story >> FromClient(both[-cut:])).forget()
+    story = story >> FromBroker(returned(1, b"a"), returned(1, b"b"), ack(1, 2, multiple=True)) << LookAround()
+    story = story >> After(0.5) << ToBroker(OPENED, forced(b"a", b"b"))
+    story = story >> FromBroker(OPEN_OK, returned(COURIER, b"a"), returned(COURIER, b"b"), ack(COURIER, 2, True))
+    own = (returned(1, b"a"), ack(1, 1), ack(1, 2)) if first else (ack(1, 1), returned(1, b"b"), ack(1, 2))
+    (story << ToClient(*own)).done()
+
+
 @pytest.mark.parametrize(("mode", "waits"), [(b"", False), (b"\x01", False), (b"\x02", True)])
 def test_an_announcement_that_nobody_hears_is_not_waited_for(mode, waits) -> None:
     given = b"\x10\x00" + mode if mode else NO_PROPERTIES
