@@ -10,7 +10,7 @@ import unicodedata
 import pytest
 
 from proxy.ops.log import LineWriter, Log
-from proxy.reports import EVENTS, Report
+from proxy.reports import ENDING_EVENTS, ENDS, EVENTS, Report
 from proxy.settings.policy import LogPolicy
 
 BIDI = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
@@ -52,7 +52,8 @@ def test_the_level_lets_through_itself_and_what_is_worse(pipe, level):
     order = ["debug", "info", "warning", "error"]
     log = Log(LogPolicy(level=level), pipe[1])
     for event in EVENTS:
-        log(Report(event))
+        scope = ENDING_EVENTS.get(event)
+        log(Report(event, {"cause": min(ENDS[scope])} if scope else {}))
     heard = [json.loads(line)["event"] for line in lines_of(pipe, log)]
     assert heard == [event for event, (its, _) in EVENTS.items() if order.index(its) >= order.index(level)]
 
