@@ -100,8 +100,7 @@ class Ending:
         journal.phase = Phase.FLUSHING
         if self._flush_until is None:
             self._flush_until = journal.now + policy.failover_timeout_s + policy.close_flush_timeout_s
-        well = journal.attached and not journal.troubled(journal.now)
-        self.until = min(journal.now + policy.flush_limit_s(well=well), self._flush_until)
+        self.until = min(journal.now + policy.flush_limit_s(well=journal.well), self._flush_until)
 
     def progress(self) -> None:
         """Go on from the flush when it is done."""

@@ -162,6 +162,11 @@ class Journal:
         return self.uplink is not None
 
     @property
+    def well(self) -> bool:
+        """They have, and no broker is known to be down: what is waited for should come soon."""
+        return self.attached and not self.troubled(self.now)
+
+    @property
     def uplinks(self) -> list[Uplink]:
         """Every broker connection there is; at most two."""
         return [each for each in (self.uplink, self.candidate, self.leaving) if each is not None]

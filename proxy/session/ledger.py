@@ -277,20 +277,26 @@ def forcible(frames: Region, pos: int, stop: int) -> bool:
     return frames[pos + 13] != 0 or frames[pos + 14] <= 20 or frames[pos + 15 : pos + 36] != DIRECT_REPLY_TO
 
 
-def force_mandatory(frames: bytearray, pos: int, stop: int) -> None:
+def force_mandatory(frames: bytearray) -> None:
     """Have a publish returned if no queue takes it, where it is `forcible`."""
-    if forcible(bytes(frames[pos:stop]), 0, stop - pos):
+    stop = _method_end(frames)
+    if forcible(bytes(frames[:stop]), 0, stop):
         frames[stop - 2] |= 1
 
 
 def as_asked(frames: bytes, asked_back: int) -> bytes:
     """The frames of one publish as its client sent them: mandatory if it was the client that asked for it."""
-    stop = HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES
+    stop = _method_end(frames)
     if asked_back or not frames[stop - 2] & 1:
         return frames
     copy = bytearray(frames)
     copy[stop - 2] &= ~1
     return bytes(copy)
+
+
+def _method_end(frames: Region) -> int:
+    size: int = HEAD.unpack_from(frames)[2]
+    return size + OVERHEAD_BYTES
 
 
 def publish_starts(frames: Region) -> list[int]:

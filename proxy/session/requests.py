@@ -233,8 +233,7 @@ class Requests:
             return False
         if channel.settling_until is None:
             journal = self.journal
-            well = journal.attached and not journal.troubled(journal.now)
-            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=well)
+            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=journal.well)
         elif self.journal.now >= channel.settling_until:
             return False
         channel.flowing = False

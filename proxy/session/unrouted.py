@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 from proxy.amqp import methods as m
-from proxy.amqp.frames import BODY, HEAD, HEADER, METHOD, OVERHEAD_BYTES, method_frame
+from proxy.amqp.frames import BODY, HEADER, METHOD, OVERHEAD_BYTES, method_frame
 from proxy.amqp.wire import U32, U64
 from proxy.errors import BrokerError
 from proxy.session.channel import CONFIRM, Channel
@@ -309,7 +309,7 @@ class Unrouted:
             sent += 1
             fitted = self._journal.fitted_again if stray.taken else self._journal.fitted
             frames = addressed(bytes(fitted(stray.frames)), courier)
-            force_mandatory(frames, 0, HEAD.unpack_from(frames)[2] + OVERHEAD_BYTES)
+            force_mandatory(frames)
             uplink.courier_tag += 1
             self._flight[uplink.courier_tag] = stray
             size += len(frames)

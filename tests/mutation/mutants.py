@@ -318,7 +318,7 @@ MUTANTS = (
         "a transient message to a queue whose home is down is confirmed and lost",
     ),
     Mutant(
-        "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=well)\n",
+        "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=journal.well)\n",
         "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=True)\n",
         "a channel without a quorum is closed before its publishes are stored",
     ),
