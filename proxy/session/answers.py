@@ -16,13 +16,15 @@ from proxy.session.channel import ASKED_MAX, HEADER_DUE, NO_CONTENT, TAG_GAP_MAX
 from proxy.session.commits import Commits
 from proxy.session.confirms import Confirms
 from proxy.session.journal import Journal
-from proxy.session.pending import Pending, answered
+from proxy.session.pending import Pending, answered, refused
 from proxy.session.restoration import Restoration
 from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
 
 ACCESS_REFUSED = 403
 _NAMED_TAG = re.compile(rb"delivery tag (\d{1,19})")
+# What no replay has: deliveries are settled by the client alone.
+_SETTLING = frozenset((m.BASIC_ACK, m.BASIC_NACK, m.BASIC_REJECT))
 
 # A message's tag is above those of all deliveries before it; a consumer that has ended gets none any more.
 _OVERTAKES_NOTHING = (m.BASIC_GET_OK, m.method_id(m.BasicCancelOk))
@@ -237,17 +239,17 @@ class Answers:
         self._cancellations.take(channel, frame)
 
     def _channel_close(self, channel: Channel, frame: bytes) -> None:
-        """An error closes the channel. Ours, if it answers a step of the replay; otherwise the client's."""
+        """An error closes the channel. Ours, if it is about a step of the replay; otherwise the client's."""
         journal = self.journal
         close = m.decode(m.ChannelClose, frame[7:-1])
         channel.tell_broker(m.ChannelCloseOk())
-        if channel.hidden_pending:
+        request = refused(channel.pending, close)
+        if channel.hidden_pending and _is_replayed(channel, request, close):
             self.restoration.refused(channel, close)
             return
-        first = channel.pending[0] if channel.pending else None
-        if first is not None and first.unnamed and close.reply_code == ACCESS_REFUSED:
+        if request is not None and request.unnamed and close.reply_code == ACCESS_REFUSED:
             # Permissions forbid the name we chose: let the broker choose one of its own, as the client asked.
-            first.frame, first.unnamed = first.unnamed, b""
+            request.frame, request.unnamed = request.unnamed, b""
             journal.lifecycle.restart(channel, "generated queue name refused", open_upstream=False)
             return
         if self.restoration.topology_done and not self.restoration.missing:  # else it may be about to be there
@@ -285,6 +287,16 @@ def _translated(close: m.ChannelClose, offset: int) -> m.ChannelClose:
     start, stop = named.span(1)
     text = close.reply_text
     return close._replace(reply_text=b"%b%d%b" % (text[:start], int(named[1]) + offset, text[stop:]))
+
+
+def _is_replayed(channel: Channel, request: Pending | None, close: m.ChannelClose) -> bool:
+    """Whether an error during a replay is about a step of it, as far as can be told, and not about what came behind."""
+    if request is not None:
+        return request.hidden
+    ident = m.ident(close.class_id, close.method_id)
+    if ident == m.BASIC_PUBLISH:
+        return channel.ledger.unsettled > 0  # or the client's newest: they are kept together
+    return ident not in _SETTLING
 
 
 def _is_ours(request: Pending) -> bool:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 from proxy.amqp import methods as m
+from proxy.amqp.wire import shortstr
 from proxy.session.ledger import Load
 
 _CONSUME, _CANCEL = m.method_id(m.BasicConsume), m.method_id(m.BasicCancel)
 _OF_QUEUES = frozenset((_CONSUME, _CANCEL))
 _BY_TAG = frozenset(m.REPLIES[_CONSUME] + m.REPLIES[_CANCEL])
 _DECLARING = frozenset(map(m.method_id, (m.ExchangeDeclare, m.ExchangeBind, m.QueueDeclare, m.QueueBind)))
+
+# What an error is about (RabbitMQ).
+_NAMED = re.compile(rb"(?:queue|exchange) '(.*?)' in vhost '", re.DOTALL)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +86,18 @@ def answered(pending: list[Pending], ident: int, frame: bytes) -> Pending | None
         if request.request not in _OF_QUEUES:
             break
     return first
+
+
+def refused(pending: list[Pending], close: m.ChannelClose) -> Pending | None:
+    """Which request an error answers; None if it is about something that no answer is due for, as a publish.
+
+    Of several of its kind it is the first that names what the error names: the answer to one that is granted may come
+    late (`answered`), so that what is still open was not refused before what was.
+    """
+    alike = [each for each in pending if each.request == m.ident(close.class_id, close.method_id)]
+    named = _NAMED.search(close.reply_text)
+    about = [each for each in alike if named is not None and shortstr(named[1]) in each.frame]
+    return next(iter(about or alike), None)
 
 
 def _same_tag(request: Pending, frame: bytes) -> bool:

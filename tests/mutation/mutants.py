@@ -71,6 +71,17 @@ MUTANTS = (
         "",
         "a search for a copy of a stream goes round between two brokers that have none",
     ),
+    # Refusals while a channel is set up again.
+    Mutant(
+        "return next(iter(about or alike), None)",
+        "return next(iter(alike), None)",
+        "a client's error is taken for that of a consumer which is asked for again and not answered yet",
+    ),
+    Mutant(
+        "        return request.hidden\n    ident",
+        "        return True\n    ident",
+        "a client hears of its error when a failover may have ended, since it came during a replay",
+    ),
     # Direct reply-to.
     Mutant(
         "        self.reply_queues.pop(channel.number, None)\n",

@@ -1,0 +1,87 @@
+"""Errors while a channel is set up again: the broker's word on a step of that is ours, any other is the client's."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.amqp import methods as m
+from tests.support.engine import (
+    REOPENED,
+    After,
+    FailOver,
+    FromBroker,
+    FromClient,
+    ToBroker,
+    ToClient,
+    consuming,
+    with_channel,
+)
+from tests.support.engine_frames import ack, consume, consume_ok, declare, on, publish
+
+OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
+
+
+def close(code: int, text: bytes, class_id: int, method_id: int) -> bytes:
+    return on(1, m.ChannelClose(code, text, class_id, method_id))
+
+
+NO_OTHER = close(404, b"NOT_FOUND - no queue 'other' in vhost '/'", 60, 20)
+NO_QUEUE = close(404, b"NOT_FOUND - no queue 'q' in vhost '/'", 60, 20)
+
+
+def replaying():
+    """A consumer that is asked for on the next broker, whose queue has not answered yet."""
+    return consuming() >> FailOver() << ToBroker(REOPENED, consume(1)) >> FromBroker(OPENED)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (declare(1, b"x", passive=True, exclusive=False), close(404, b"NOT_FOUND - no queue 'x' in vhost '/'", 50, 10)),
+        (declare(1, b"x"), close(405, b"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue", 50, 10)),
+        (on(1, m.BasicGet(0, b"x", False)), close(403, b"ACCESS_REFUSED - access to queue 'x' in vhost '/'", 60, 70)),
+        (consume(1, b"other", b"d"), NO_OTHER),
+    ],
+)
+def test_an_error_of_the_clients_own_is_told_at_once_while_a_consumer_is_asked_for_again(request_, error):
+    story = replaying() >> FromClient(request_) << ToBroker(request_)
+    (story >> FromBroker(error) << ToBroker(CLOSED) << ToClient(error)).done()
+
+
+def test_an_ack_of_nothing_is_the_clients_error_while_a_consumer_is_asked_for_again():
+    error = close(406, b"PRECONDITION_FAILED - unknown delivery tag 7", 60, 80)
+    story = replaying() >> FromClient(ack(1, 7)) << ToBroker(ack(1, 7))
+    (story >> FromBroker(error) << ToBroker(CLOSED) << ToClient(error)).done()
+
+
+def test_a_publish_in_a_transaction_is_the_clients_error_while_a_consumer_is_asked_for_again():
+    error = close(404, b"NOT_FOUND - no exchange 'x' in vhost '/'", 60, 40)
+    select = on(1, m.TxSelect())
+    story = (consuming() >> FromClient(select)).forget() >> FromBroker(on(1, m.TxSelectOk()))
+    story = story.forget() >> FailOver() << ToBroker(REOPENED, select, consume(1))
+    story = (story >> FromBroker(OPENED, on(1, m.TxSelectOk())) >> FromClient(publish(1, exchange=b"x"))).forget()
+    (story >> FromBroker(error) << ToBroker(CLOSED) << ToClient(error)).done()
+
+
+@pytest.mark.parametrize("behind", [b"", consume(1, b"other", b"d")])
+def test_an_error_of_the_replay_is_not_told(behind):
+    error = close(403, b"ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use", 60, 20)
+    story = (replaying() >> FromClient(behind)).forget()
+    story = story >> FromBroker(error) << ToBroker(CLOSED) >> After(1.0)
+    (story << ToBroker(REOPENED, consume(1), behind)).done()
+
+
+def test_an_error_that_names_nothing_is_taken_for_the_first_of_its_kind():
+    error = close(541, b"INTERNAL_ERROR", 60, 20)
+    story = (replaying() >> FromClient(consume(1, b"other", b"d"))).forget()
+    story = story >> FromBroker(error) << ToBroker(CLOSED) >> After(1.0)
+    (story << ToBroker(REOPENED, consume(1), consume(1, b"other", b"d"))).done()
+
+
+def test_a_name_of_ours_may_be_refused_behind_a_consumer_that_is_not_answered():
+    """The queue answers the consumer, the channel the declaration: neither waits for the other."""
+    error = close(403, b"ACCESS_REFUSED - access to queue 'gen.x' in vhost '/' refused for user 'guest'", 50, 10)
+    unnamed = declare(1, b"")
+    story = (with_channel() >> FromClient(consume(1), unnamed)).forget() >> FromBroker(error) << ToBroker(CLOSED)
+    story = story >> After(0.1) << ToBroker(REOPENED, consume(1), unnamed)
+    (story >> FromBroker(OPENED, consume_ok(1)) << ToClient(consume_ok(1))).done()
