@@ -11,6 +11,7 @@ from struct import Struct
 
 from proxy.errors import ClientError
 
+U8 = Struct("!B")
 U16 = Struct("!H")
 U32 = Struct("!I")
 U64 = Struct("!Q")
@@ -80,12 +81,12 @@ class Reader:
 
     def shortstr(self) -> bytes:
         """Read up to 255 bytes."""
-        at = self.skip(self.octet())
+        at = self.skip(self.buf[self.skip(1)])
         return self.buf[at : self.pos]
 
     def longstr(self) -> bytes:
         """Read up to 4 GiB, in practice up to the frame's end."""
-        at = self.skip(self.long())
+        at = self.skip(U32.unpack_from(self.buf, self.skip(4))[0])
         return self.buf[at : self.pos]
 
     def table(self) -> bytes:

@@ -224,9 +224,12 @@ class Answers:
 
     def progress(self) -> None:
         """Say what had to wait for the end of a publish: the answer to `channel.flow`, and to copies."""
-        self.journal.say_rest()
+        if self.journal.unsaid:
+            self.journal.say_rest()
         if self.journal.copies is not None:
             self.journal.copies.progress()
+        if not self._flow_asked:
+            return
         for channel, (uplink, active) in list(self._flow_asked.items()):
             gone = channel.uplink is not uplink or channel.muted or channel.awaits_close_ok
             if gone or channel.publish_left == NO_CONTENT:

@@ -111,7 +111,7 @@ class Cancellations:
 
     def due(self) -> list[float]:
         """When a question is to be asked."""
-        return [each.at for each in self._absences if not each.found] if self._may_ask() else []
+        return [each.at for each in self._absences if not each.found] if self._absences and self._may_ask() else []
 
     def progress(self) -> None:
         """Ask, consume again, or give up, whatever is possible now."""

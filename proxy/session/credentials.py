@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from proxy.amqp.methods import ConnectionStartOk
+from proxy.amqp.frames import method_frame
+from proxy.amqp.methods import ConnectionStart, ConnectionStartOk
 from proxy.amqp.wire import (
     Table,
     bool_value,
@@ -99,25 +100,28 @@ def _user(mechanism: bytes, response: bytes) -> str:
 class Face:
     """What clients are shown in `connection.start` before their broker is known, shared by all sessions.
 
-    The properties are what a broker said last; the capabilities are those that every broker has, since a client may
-    end up on any of them.
+    `greeting` is the whole frame. Its properties are what a broker said last, but for the capabilities: those that
+    every broker has, since a client may end up on any of them.
     """
 
-    __slots__ = ("_said", "_seen", "capabilities", "properties")
+    __slots__ = ("_said", "_seen", "capabilities", "greeting")
 
     def __init__(self) -> None:
         # By endpoint: when it was met, what it can do, and in what words, which are the same for each session.
         self._seen: dict[str, tuple[float, frozenset[bytes], bytes]] = {}
         self._said = b""
         self.capabilities = _UNDERSTOOD
-        self.properties = b""
+        self.greeting = b""
         self._show({b"product": text_value("RabbitMQ"), b"platform": text_value("Sidehop")})
 
     def learn(self, endpoint: str, server_properties: bytes, now: float) -> frozenset[bytes]:
         """A broker introduced itself; returns what it can do. Raises `ClientError` for a broken table."""
         known = self._seen.pop(endpoint, None)
-        able = known[1] if known is not None and known[2] == server_properties else _able(server_properties)
+        same = known is not None and known[2] == server_properties
+        able = known[1] if known is not None and same else _able(server_properties)
         self._seen[endpoint] = (now, able, server_properties)
+        if same and server_properties == self._said and now < self._seen_first_at() + FACE_AGE_MAX_S:
+            return able  # as for nearly every session: nothing was learned
         met = list(self._seen.items())[-FACES_MAX:]
         self._seen = {name: entry for name, entry in met if now < entry[0] + FACE_AGE_MAX_S}
         common = frozenset.intersection(*(each for _, each, _ in self._seen.values()))
@@ -126,9 +130,13 @@ class Face:
             self._show(parse_table(server_properties))
         return able
 
+    def _seen_first_at(self) -> float:
+        return next(iter(self._seen.values()))[0]
+
     def _show(self, properties: Table) -> None:
         capabilities = dict.fromkeys(sorted(self.capabilities), _TRUE)
-        self.properties = pack_table(properties | {b"capabilities": table_value(capabilities)})
+        shown = pack_table(properties | {b"capabilities": table_value(capabilities)})
+        self.greeting = method_frame(0, ConnectionStart(0, 9, shown, b" ".join(MECHANISMS), b"en_US"))
 
 
 def _able(server_properties: bytes) -> frozenset[bytes]:

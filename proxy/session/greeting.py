@@ -103,7 +103,7 @@ def take_header(journal: Journal, ending: Ending, buf: bytes, pos: int) -> int:
     if given == PROTOCOL_HEADER:
         journal.phase = Phase.STARTING
         journal.offered = journal.face.capabilities
-        journal.tell_client(0, m.ConnectionStart(0, 9, journal.face.properties, b"PLAIN AMQPLAIN", b"en_US"))
+        journal.client_out.append(journal.face.greeting)
         return pos + len(given)
     if PROTOCOL_HEADER.startswith(given):
         return pos

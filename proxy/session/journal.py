@@ -169,7 +169,7 @@ class Journal:
     @property
     def uplinks(self) -> list[Uplink]:
         """Every broker connection there is; at most two."""
-        return [each for each in (self.uplink, self.candidate, self.leaving) if each is not None]
+        return list(filter(None, (self.uplink, self.candidate, self.leaving)))
 
     def hang_up(self, uplink: Uplink, *, abort: bool = False, goodbye: bytes = b"") -> None:
         """A broker connection is over: channels on it have none. `goodbye` says why to a broker that still listens."""

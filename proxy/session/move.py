@@ -103,12 +103,12 @@ class Move:
         if candidate is not None and not self._attachment.searching:
             self._journal.hang_up(candidate, goodbye=b"not needed after all")
 
-    def due(self) -> list[float | None]:
-        """When `tick` has something to do."""
-        due: list[float | None] = [self.start_at]
-        if self._splits():
-            due.extend(at for channel, at in self._until.items() if channel.publish_left == NO_CONTENT)
-            due.extend(self._stays.values())
+    def due(self) -> list[float]:
+        """When the time of a channel is over, or it may try again."""
+        if not self._splits():
+            return []
+        due = [at for channel, at in self._until.items() if channel.publish_left == NO_CONTENT]
+        due.extend(self._stays.values())
         return due
 
     @property

@@ -72,20 +72,20 @@ class Pulse:
 
     def due(self) -> float:
         """When something has to be said or has been missed. A peer that we do not read cannot be missed."""
-        at = math.inf
+        due: list[float] = []
         beat = self._journal.client_heartbeat_s
         if beat:
-            at = self._client_said_at + self._client_interval_s()
-            if self._client_is_read():
-                at = min(at, self._silent_at(beat))
+            due.append(self._client_said_at + self._client_interval_s())
         if not self._client_is_read():
-            at = min(at, self.client_left_until or self._looked_at + UNREAD_BEAT_S)
+            due.append(self.client_left_until or self._looked_at + UNREAD_BEAT_S)
+        elif beat:
+            due.append(self._silent_at(beat))
         for uplink in self._journal.uplinks:
             if uplink.heartbeat_s:
-                at = min(at, uplink.said_at + uplink.heartbeat_s / 2)
+                due.append(uplink.said_at + uplink.heartbeat_s / 2)
                 if self.broker_unread_at is None:
-                    at = min(at, uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
-        return at
+                    due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
+        return min(due, default=math.inf)
 
     def beat(self) -> None:
         """Say what is due."""

@@ -86,6 +86,8 @@ class Restarts:
 
         Nor does any while the session closes, which has a limit of its own.
         """
+        if not self._channels and self._restoration.unanswered_until is None:
+            return []
         over = self._journal.phase in (Phase.CLOSING, Phase.ENDED)
         if over or not self._restoration.topology_done or not self._journal.attached:
             return []

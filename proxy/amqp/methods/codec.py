@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from proxy.amqp.methods import conversation, entities, messages
-from proxy.amqp.wire import U16, U32, U64, Reader, longstr, shortstr
+from proxy.amqp.wire import U8, U16, U32, U64, Reader, longstr, shortstr
 
 
 def ident(class_id: int, method_id: int) -> int:
@@ -111,10 +111,20 @@ REPLIES: dict[int, tuple[int, ...]] = {
     TX_ROLLBACK: (ident(90, 31),),
 }
 
-_READ = {
+_READ: dict[str, Callable[[Reader], object]] = {
     "o": Reader.octet, "h": Reader.short, "l": Reader.long, "q": Reader.longlong,
     "s": Reader.shortstr, "S": Reader.longstr, "b": Reader.bit, "T": Reader.table,
 }  # fmt: skip
+_WRITE: dict[str, Callable[..., bytes]] = {
+    "o": U8.pack, "h": U16.pack, "l": U32.pack, "q": U64.pack, "s": shortstr, "S": longstr, "T": longstr,
+}  # fmt: skip
+# The layouts once more as what is called for each field, None for a bit: nothing is looked up for a method on its way.
+_READERS: dict[type, tuple[Callable[[Reader], object], ...]] = {
+    cls: tuple(_READ[kind] for kind in layout) for cls, layout in _LAYOUT.values()
+}
+_WRITERS: dict[type, tuple[bytes, tuple[Callable[..., bytes] | None, ...]]] = {
+    cls: (U32.pack(number), tuple(_WRITE.get(kind) for kind in layout)) for number, (cls, layout) in _LAYOUT.items()
+}
 
 M = TypeVar("M", bound=tuple[object, ...])
 
@@ -131,38 +141,23 @@ def decode(cls: type[M], payload: bytes) -> M:
     """
     reader = Reader(payload, 4)
     make: Callable[..., M] = cls
-    return make(*[_READ[kind](reader) for kind in _LAYOUT[_IDS[cls]][1]])
+    return make(*[read(reader) for read in _READERS[cls]])
 
 
 def encode(method: tuple[object, ...]) -> bytes:
     """Write a method's payload: class, method, arguments."""
-    number = _IDS[type(method)]
-    parts = [U32.pack(number)]
+    number, writers = _WRITERS[type(method)]
+    parts = [number]
     bits = count = 0
-    for kind, value in zip(_LAYOUT[number][1], method, strict=True):
-        if kind == "b":
+    for write, value in zip(writers, method, strict=True):
+        if write is None:
             bits |= bool(value) << count
             count += 1
             continue
         if count:
             parts.append(bytes((bits,)))
             bits = count = 0
-        parts.append(_pack(kind, value))
+        parts.append(write(value))
     if count:
         parts.append(bytes((bits,)))
     return b"".join(parts)
-
-
-def _pack(kind: str, value: object) -> bytes:
-    if isinstance(value, bytes):
-        return shortstr(value) if kind == "s" else longstr(value)
-    assert isinstance(value, int)
-    match kind:
-        case "o":
-            return bytes((value,))
-        case "h":
-            return U16.pack(value)
-        case "l":
-            return U32.pack(value)
-        case _:
-            return U64.pack(value)
