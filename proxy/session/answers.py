@@ -255,9 +255,15 @@ class Answers:
             request.frame, request.unnamed = request.unnamed, b""
             journal.lifecycle.restart(channel, "generated queue name refused", open_upstream=False)
             return
-        if self.restoration.topology_done and not self.restoration.missing:  # else it may be about to be there
-            journal.topology.told_absent(close.reply_text)
         journal.close_channel(channel, _translated(close, channel.offset))
+        self._met_absence(close)
+
+    def _met_absence(self, close: m.ChannelClose) -> None:
+        """A client was told that something is not there: it stays away, if it has not gone with a broker."""
+        journal, restoration = self.journal, self.restoration
+        awaited = not restoration.topology_done or restoration.missing
+        if not awaited and not journal.troubled(journal.now) and not self._cancellations.awaits_word(close):
+            journal.topology.told_absent(close.reply_text)
 
     def _ignore(self, channel: Channel, frame: bytes) -> None:
         """An answer to something that is over."""

@@ -104,6 +104,11 @@ class Cancellations:
         """How long the first of them waits at most."""
         return min(each.until for each in self._absences if each.shown)
 
+    def awaits_word(self, close: m.ChannelClose) -> bool:
+        """Whether a consumer's end will tell, or is telling, what became of a queue that an error says is not there."""
+        consumers = (entry for channel in self._journal.live_channels() for entry in channel.setup if entry.tag)
+        return any(b"no queue '%b' in" % entry.queue in close.reply_text for entry in consumers)
+
     @property
     def under_way(self) -> bool:
         """Some consumer is without its queue."""

@@ -20,6 +20,7 @@ from proxy.session.pending import Commit, Pending
 from proxy.session.settlements import Settlements
 from proxy.session.setup import REPLIES, Setup
 
+_CONSUME = m.method_id(m.BasicConsume)
 # Of a transaction with more routes on which its client wants messages back, it gets all that come back.
 TX_ROUTES_MAX = 256
 
@@ -241,6 +242,12 @@ class Requests:
         return True
 
     def _qos(self, channel: Channel, frame: bytes, payload: bytes) -> None:
+        if any(each.request == _CONSUME and not each.hidden for each in channel.pending):
+            # It would be answered before a consumer that it is not for, since it is the queue that answers that one,
+            # and a replay would have them the wrong way round.
+            channel.flowing = False
+            channel.park(frame)
+            return
         q = m.decode(m.BasicQos, payload)
         entry = Setup(m.method_id(m.BasicQos), frame, is_global=q.is_global)
         self._forward(channel, entry.request, frame, lambda _: self._remember(channel, entry))
@@ -257,14 +264,20 @@ class Requests:
         tag = q.consumer_tag or b"amq.ctag-" + self.journal.token()
         wanted = q._replace(queue=q.queue or channel.last_queue, consumer_tag=tag, nowait=False)
         entry = Setup(
-            m.method_id(m.BasicConsume),
+            _CONSUME,
             method_frame(channel.number, wanted),
             tag=tag,
             queue=wanted.queue,
             no_ack=REPLIES if wanted.queue == DIRECT_REPLY_TO else q.no_ack,
             exclusive=q.exclusive,
         )
-        self._ask(channel, wanted, lambda _: self._remember(channel, entry), silent=q.nowait)
+
+        def agreed(_: bytes) -> None:
+            self._remember(channel, entry)
+            if not channel.flowing:
+                self.answered(channel)
+
+        self._ask(channel, wanted, agreed, silent=q.nowait)
 
     def _cancel(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         q = m.decode(m.BasicCancel, payload)

@@ -82,7 +82,7 @@ class Topology:
             self._exchange_lost_binding(key[1])
 
     def told_absent(self, text: bytes) -> None:
-        """A client has been told that something is not there, so somebody else has deleted it: it stays away."""
+        """Somebody else has deleted something, as an error says: it stays away."""
         named = _NOT_THERE.search(text)
         if named is not None:
             forget = self.delete_queue if named[1] == b"queue" else self.delete_exchange

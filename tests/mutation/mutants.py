@@ -82,6 +82,23 @@ MUTANTS = (
         "        return True\n    ident",
         "a client hears of its error when a failover may have ended, since it came during a replay",
     ),
+    # What is said to be gone.
+    Mutant(
+        " and not journal.troubled(journal.now) and not self._cancellations.awaits_word(close):",
+        " and not self._cancellations.awaits_word(close):",
+        "a queue of the client's own that has gone with a broker never comes back once an error has said so",
+    ),
+    Mutant(
+        " and not self._cancellations.awaits_word(close):",
+        ":",
+        "a consumer ends since another channel has met the absence of its queue, which has died with its node",
+    ),
+    # Prefetch.
+    Mutant(
+        "each.request == _CONSUME and not each.hidden for",
+        "each.request == _CONSUME and not each.silent for",
+        "a prefetch is replayed before the consumer that it was said behind",
+    ),
     # Direct reply-to.
     Mutant(
         "        self.reply_queues.pop(channel.number, None)\n",

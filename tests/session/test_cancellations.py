@@ -316,10 +316,14 @@ def test_a_consumer_that_comes_back_while_its_channel_waits_to_leave_is_asked_to
 # A queue that lived and died with its node, and is this client's own.
 
 
+def own_consumer(*numbers, **given):
+    story = with_channel(*numbers, **given) >> FromClient(declare(1, b"q", exclusive=False), bind(1, b"q"), consume(1))
+    story = story.forget() >> FromBroker(on(1, m.QueueDeclareOk(b"q", 0, 0)), bare(1, m.ident(50, 21)), consume_ok(1))
+    return story.forget()
+
+
 def own(**given):
-    story = (with_channel(**given) >> FromClient(declare(1, b"q", exclusive=False), bind(1, b"q"), consume(1))).forget()
-    story = story >> FromBroker(on(1, m.QueueDeclareOk(b"q", 0, 0)), bare(1, m.ident(50, 21)), consume_ok(1))
-    return story.forget() >> FromBroker(CANCEL) << ToBroker(asks())
+    return own_consumer(**given) >> FromBroker(CANCEL) << ToBroker(asks())
 
 
 AGAIN = declare(SCRATCH, b"q", exclusive=False) + bind(SCRATCH, b"q")
@@ -347,3 +351,28 @@ def test_a_queue_of_the_clients_own_is_not_believed_gone_before_somebody_has_loo
 def test_a_queue_of_the_clients_own_that_somebody_deleted_is_gone():
     story = own() >> GONE << SCRATCH_OVER << LookAround() >> After(1.0) << ToBroker(asks())
     (story >> GONE << SCRATCH_OVER << ToClient(CANCEL) >> FailOver() << ToBroker(REOPENED)).done()
+
+
+def met(story):
+    """A request of another channel meets the absence of the queue."""
+    gone = on(2, NO_QUEUE)
+    story = (story >> FromClient(on(2, m.BasicGet(0, b"q", False)))).forget()
+    return story >> FromBroker(gone) << ToBroker(on(2, m.ChannelCloseOk())) << ToClient(gone)
+
+
+def test_a_consumer_of_the_clients_own_queue_outlives_an_error_about_it_that_comes_behind_the_cancel():
+    story = met(own_consumer(1, 2) >> FromBroker(CANCEL) << ToBroker(asks())) >> GONE << SCRATCH_OVER << LookAround()
+    story.troubled = True
+    declared_again(story >> After(1.0) << ToBroker(asks()) >> GONE).done()
+
+
+def test_a_consumer_of_the_clients_own_queue_outlives_an_error_about_it_that_comes_before_the_cancel():
+    story = met(own_consumer(1, 2)) >> FromBroker(CANCEL) << ToBroker(asks()) >> GONE << SCRATCH_OVER << LookAround()
+    story.troubled = True
+    declared_again(story >> After(1.0) << ToBroker(asks()) >> GONE).done()
+
+
+def test_a_consumer_of_the_clients_own_queue_ends_though_another_channel_has_met_its_absence():
+    story = met(own_consumer(1, 2)) >> FromBroker(CANCEL) << ToBroker(asks()) >> GONE << SCRATCH_OVER << LookAround()
+    story = story >> After(1.0) << ToBroker(asks()) >> GONE << SCRATCH_OVER << ToClient(CANCEL)
+    (story >> FailOver() << ToBroker(REOPENED)).done()

@@ -147,6 +147,22 @@ def test_a_cancelled_consumer_does_not_come_back():
     (story >> FailOver() << ToBroker(REOPENED)).done()
 
 
+def test_a_prefetch_waits_for_the_answer_to_a_consumer_that_it_is_not_for():
+    """The queue answers the consumer and the channel the prefetch, so that their answers may change places."""
+    late, more = publish(1), on(1, m.BasicGet(0, b"q", False))
+    story = (with_channel() >> FromClient(qos(1))).forget() >> FromBroker(QOS_OK)
+    story = story.forget() >> FromClient(consume(1, nowait=True), qos(9), late, more) << ToBroker(consume(1))
+    story = story >> FromBroker(consume_ok(1)) << ToBroker(qos(9), HIDDEN_CONFIRMS, late, more)
+    story = (story >> FromBroker(QOS_OK, get_empty(1), ack(1, 1))).forget()
+    (story >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS, qos(1), consume(1), qos(9))).done()
+
+
+def test_so_it_does_when_the_answer_is_lost():
+    story = with_channel() >> FromClient(consume(1), qos(9)) << ToBroker(consume(1))
+    story = story >> FailOver() << ToBroker(REOPENED, consume(1)) >> FromBroker(on(1, m.ChannelOpenOk()))
+    (story >> FromBroker(consume_ok(1)) << ToClient(consume_ok(1)) << ToBroker(qos(9))).done()
+
+
 def test_an_unnamed_consumer_keeps_the_name_it_got():
     story = with_channel() >> FromClient(consume(1, tag=b""))
     asked = m.decode(m.BasicConsume, story.to_broker.pop()[7:-1])

@@ -143,6 +143,13 @@ def test_a_queue_that_is_only_out_of_reach_is_not_forgotten():
     (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()
 
 
+def test_what_may_have_gone_with_a_broker_is_not_forgotten():
+    story = asked(with_channel(1, 2), (declare(1), declare_ok(1)))
+    story.troubled = True
+    story = told(story, b"no queue 'x' in vhost '/'", channel=2)
+    (story >> FailOver() << ToBroker(OPEN, on_scratch(declare(1)))).done()
+
+
 def test_a_queue_that_is_about_to_be_back_is_not_forgotten():
     story = (held() >> FromBroker(on(2, m.ChannelOpenOk()), consume_ok(2))).forget()
     story = tried_again(told(story, b"no queue 'x' in vhost '/'", channel=2), on_scratch(declare_ok(1)))
