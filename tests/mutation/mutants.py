@@ -583,13 +583,13 @@ MUTANTS = (
         "a consumer that the client has cancelled during a move comes back",
     ),
     Mutant(
-        "        if self.restoration.topology_done and not self.restoration.missing:  # else",
-        "        if self.restoration.missing:  # else",
+        "        awaited = not restoration.topology_done or restoration.missing\n",
+        "        awaited = not restoration.missing\n",
         "a queue that somebody else has deleted, as the client was told, comes back",
     ),
     Mutant(
-        "        if self.restoration.topology_done and not self.restoration.missing:  # else",
-        "        if self.restoration.topology_done:  # else",
+        "        awaited = not restoration.topology_done or restoration.missing\n",
+        "        awaited = not restoration.topology_done\n",
         "a queue that is not back yet is given up for a client that asks for it too early",
     ),
     Mutant(
