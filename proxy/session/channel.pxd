@@ -43,7 +43,7 @@ cdef class Channel:
     cdef public list pending
     cdef public list parked
     cdef public bint discarding
-    cdef public object settling_until
+    cdef public object settling
     cdef public object restart_at
     cdef public object restart_deadline
     cdef public double replay_until

@@ -9,6 +9,7 @@ from proxy.amqp.frames import Buffer, method_frame
 from proxy.amqp.wire import U32
 from proxy.session.arrears import Arrears
 from proxy.session.ledger import Ledger, Load
+from proxy.session.patience import Patience
 from proxy.session.pending import Pending
 from proxy.session.setup import ACKED, MIXED, UNACKED, Setup
 from proxy.session.stream import NO_STREAM, UNPLACED, offset_in
@@ -82,7 +83,7 @@ class Channel:
         "restarts",
         "returning",
         "rewrites",
-        "settling_until",
+        "settling",
         "setup",
         "streaming",
         "tx_dirty",
@@ -142,8 +143,8 @@ class Channel:
         self.parked: list[bytes] = []
         # The rest of a content whose beginning is lost with its broker (`as_sent`, tx) goes nowhere.
         self.discarding = False
-        # A close waits until then for confirms behind the client's back.
-        self.settling_until: float | None = None
+        # A close waits so long for confirms behind the client's back.
+        self.settling: Patience | None = None
         # A restart of this channel alone, on the same connection.
         self.restart_at: float | None = None
         self.restart_deadline: float | None = None
@@ -347,7 +348,7 @@ class Channel:
         elif self.publish_left != NO_CONTENT:
             self.discarding = True
         # A close that waits for confirms will wait for those of the next broker.
-        self.settling_until = None
+        self.settling = None
         self.restart_at = None
         self.restart_wanted = False
         self.pending = [request for request in self.pending if not request.hidden]

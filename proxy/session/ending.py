@@ -6,6 +6,7 @@ from proxy.amqp import methods as m
 from proxy.session.attachment import Attachment
 from proxy.session.commands import CloseClient
 from proxy.session.journal import Journal, Phase
+from proxy.session.patience import Patience
 from proxy.session.restoration import Restoration
 from proxy.session.uplink import Stage
 
@@ -21,6 +22,7 @@ class Ending:
         "_flush_until",
         "_journal",
         "_owes_close_ok",
+        "_patience",
         "_restoration",
         "client_here",
         "reason",
@@ -37,6 +39,7 @@ class Ending:
         self.until: float | None = journal.now + journal.policy.handshake_timeout_s
         # When a flush has taken too long, however often it begins anew.
         self._flush_until: float | None = None
+        self._patience: Patience | None = None
         # The first cause counts: one word, since it becomes a metric's label.
         self.reason = ""
 
@@ -100,7 +103,8 @@ class Ending:
         journal.phase = Phase.FLUSHING
         if self._flush_until is None:
             self._flush_until = journal.now + policy.failover_timeout_s + policy.close_flush_timeout_s
-        self.until = min(journal.now + policy.flush_limit_s(well=journal.well), self._flush_until)
+        self._patience = Patience(policy, journal.now, well=journal.well, at_most=self._flush_until)
+        self.until = self._patience.until
 
     def progress(self) -> None:
         """Go on from the flush when it is done."""
@@ -113,15 +117,18 @@ class Ending:
 
     def tick(self) -> None:
         """Enforce the time limit."""
-        if self.until is None or self._journal.now < self.until:
+        journal, patience = self._journal, self._patience
+        if self.until is None or journal.now < self.until:
             return
-        self.until = None
-        self.because("handshake_timeout")
-        if self._journal.phase is Phase.FLUSHING:
-            self._journal.report_dropped(*self._journal.live_channels())
+        if journal.phase is Phase.FLUSHING and patience is not None:
+            if not patience.is_over(journal.now, well=journal.well):
+                self.until = patience.until
+                return
+            journal.report_dropped(*journal.live_channels())
             self._close_broker()
-        else:
-            self.end()
+            return
+        self.because("handshake_timeout")
+        self.end()
 
     def end(self) -> None:
         """It is over."""

@@ -238,7 +238,7 @@ class _BrokerWalk:
         """Settle publishes under their own numbers; False if somebody waits for them, or they were never sent."""
         ledger = channel.ledger
         number = ledger.number_of(tag) if tag > 0 else 0
-        waited_for = channel.restart_deadline is not None or channel.settling_until is not None
+        waited_for = channel.restart_deadline is not None or channel.settling is not None
         if waited_for or not 0 < number <= ledger.window.top:
             return False
         settled = ledger.settle(number, multiple)

@@ -16,6 +16,7 @@ from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
 from proxy.session.journal import NOTHING, Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO
+from proxy.session.patience import Patience
 from proxy.session.pending import Commit, Pending
 from proxy.session.settlements import Settlements
 from proxy.session.setup import REPLIES, Setup
@@ -104,23 +105,23 @@ class Requests:
     def due(self) -> list[float | None]:
         """When what waits for hidden confirms has waited long enough. It is parked, so no parked bytes, nothing due."""
         channels = self.journal.live_channels() if self.journal.load.parked_bytes else []
-        return [channel.settling_until for channel in channels]
+        return [channel.settling.until for channel in channels if channel.settling is not None]
 
     def tick(self) -> None:
         """Let what has waited long enough go on."""
         for channel in self.journal.live_channels() if self.journal.load.parked_bytes else []:
-            if channel.settling_until is not None and self.journal.now >= channel.settling_until:
+            if channel.settling is not None and self.journal.now >= channel.settling.until:
                 self.settled(channel)
 
     def settled(self, channel: Channel) -> None:
         """What waited for hidden confirms, or for many answers, may go on."""
         if len(channel.pending) == ASKED_MAX // 2 and not channel.flowing:
             self.answered(channel)
-        if channel.settling_until is not None and self.journal.attached:
+        if channel.settling is not None and self.journal.attached:
             channel.flowing = True
             self.drain(channel)
             if channel.flowing:
-                channel.settling_until = None
+                channel.settling = None
 
     def committed(self, channel: Channel) -> None:
         """What was sent behind a commit may go on, unless the channel is being set up again."""
@@ -129,7 +130,7 @@ class Requests:
 
     def answered(self, channel: Channel) -> None:
         """What waited for answers may go on, unless it waits for something else as well."""
-        elsewhere = channel.restart_at is not None or channel.restart_wanted or channel.settling_until is not None
+        elsewhere = channel.restart_at is not None or channel.restart_wanted or channel.settling is not None
         if channel.uplink is not None and not channel.muted and not elsewhere:
             channel.flowing = channel.may_flow
             self.drain(channel)
@@ -232,10 +233,10 @@ class Requests:
         """Whether a request has to wait for confirms that the client does not know of; it is parked if so."""
         if not channel.covered or not channel.unsettled:
             return False
-        if channel.settling_until is None:
-            journal = self.journal
-            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=journal.well)
-        elif self.journal.now >= channel.settling_until:
+        journal = self.journal
+        if channel.settling is None:
+            channel.settling = Patience(journal.policy, journal.now, well=journal.well)
+        elif channel.settling.is_over(journal.now, well=journal.well):
             return False
         channel.flowing = False
         channel.park(frame)

@@ -80,11 +80,11 @@ def _of_channels(session: Session) -> Iterator[Wait]:
         until = _first(each.arrears.until for each in keeping if each.arrears is not None)
         hold_s = journal.policy.redelivery_hold_timeout_s
         yield Wait(reason, numbers, until - hold_s if until is not None else None, until)
-    settling = [each for each in channels if each.settling_until is not None]
+    settling = [each for each in channels if each.settling is not None]
     if settling:
         numbers = _numbers(settling)
-        until = _first(each.settling_until for each in settling)
-        since = until - journal.policy.close_flush_timeout_s if until is not None else None
+        since = _first(each.settling.since for each in settling if each.settling is not None)
+        until = _first(each.settling.until for each in settling if each.settling is not None)
         reason = f"channels {list(numbers)} end or change their mode when what they published is confirmed"
         yield Wait(reason, numbers, since, until)
 

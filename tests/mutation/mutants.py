@@ -99,6 +99,17 @@ MUTANTS = (
         "each.request == _CONSUME and not each.silent for",
         "a prefetch is replayed before the consumer that it was said behind",
     ),
+    # The patience of an end.
+    Mutant(
+        "        if now >= self.until and not well:\n            self.until = max(self.until, self._long_until)\n",
+        "",
+        "a close drops what is not confirmed though a broker has gone down while it waited",
+    ),
+    Mutant(
+        "                self.until = patience.until\n                return\n",
+        "                pass\n",
+        "the end of a connection drops what is not confirmed though a broker has gone down while it waited",
+    ),
     # Direct reply-to.
     Mutant(
         "        self.reply_queues.pop(channel.number, None)\n",
@@ -346,8 +357,8 @@ MUTANTS = (
         "a transient message to a queue whose home is down is confirmed and lost",
     ),
     Mutant(
-        "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=journal.well)\n",
-        "            channel.settling_until = journal.now + journal.policy.flush_limit_s(well=True)\n",
+        "            channel.settling = Patience(journal.policy, journal.now, well=journal.well)\n",
+        "            channel.settling = Patience(journal.policy, journal.now, well=True)\n",
         "a channel without a quorum is closed before its publishes are stored",
     ),
     Mutant(

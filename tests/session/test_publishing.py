@@ -330,6 +330,34 @@ def test_closing_a_channel_waits_longer_while_a_broker_is_down():
     (story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)).done()
 
 
+def test_closing_a_channel_waits_longer_when_a_broker_has_gone_down_meanwhile():
+    story = (with_channel(heartbeat_s=3600) >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE) >> After(4.0)
+    story.troubled = True
+    story = story >> After(55.0)
+    assert story.session.journal.channels[1].parked
+    story = story >> After(1.0) << ToBroker(CHANNEL_CLOSE)
+    (story << Reported("publishes_dropped", {"cause": "unconfirmed", "count": 1})).done()
+
+
+def test_closing_the_connection_waits_longer_when_a_broker_has_gone_down_meanwhile():
+    gone = ToBroker(on(0, m.ConnectionClose(200, b"client closed the connection")))
+    story = (with_channel(heartbeat_s=3600) >> FromClient(A)).forget() >> FromClient(on(0, m.ConnectionClose(200, b"")))
+    story = story >> After(4.0)
+    story.troubled = True
+    story = story >> After(55.0) >> After(1.0) << gone
+    (story << Reported("publishes_dropped", {"cause": "unconfirmed", "count": 1})).done()
+
+
+def test_the_longer_wait_does_not_end_with_the_trouble():
+    """What it has kept from being confirmed is yet to come."""
+    story = (with_channel(heartbeat_s=3600) >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE) >> After(4.0)
+    story.troubled = True
+    story = story >> After(20.0)
+    story.troubled = False
+    story = story >> After(20.0)
+    (story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)).done()
+
+
 def test_a_close_that_waits_for_confirms_survives_the_broker():
     story = (with_channel() >> FromClient(A)).forget() >> FromClient(CHANNEL_CLOSE)
     story = story >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS, A)
