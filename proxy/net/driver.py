@@ -122,21 +122,11 @@ class Driver:
 
     def link_lost(self, link: Link, reason: str) -> None:
         """A peer is gone."""
-        now = self._loop.time()
-        try:
-            if link is self._client:
-                self.engine.client_gone(now)
-                self._share_the_pace(now)
-            else:
-                self.engine.broker_lost(link.generation, reason, now)
-            self._carry_out(now)
-        except Exception:
-            self._bug(now)
+        self._meet(partial(self._lost, link, reason))
 
     def link_full(self, link: Link, full: bool) -> None:
         """Let the other side wait, or go on."""
-        now = self._loop.time()
-        self._share_the_pace(now)
+        self._share_the_pace(self._loop.time())
         self._arm()
 
     # What the server calls.
@@ -176,15 +166,20 @@ class Driver:
         except Exception:
             self._bug(now)
 
+    def _lost(self, link: Link, reason: str, now: float) -> None:
+        if link is self._client:
+            self.engine.client_gone(now)
+            self._share_the_pace(now)
+        else:
+            self.engine.broker_lost(link.generation, reason, now)
+
     def _tick(self) -> None:
         self._timer = None
-        now = self._loop.time()
-        try:
-            self.engine.tick(now)
-            self._share_the_pace(now)
-            self._carry_out(now)
-        except Exception:
-            self._bug(now)
+        self._meet(self._pass_time)
+
+    def _pass_time(self, now: float) -> None:
+        self.engine.tick(now)
+        self._share_the_pace(now)
 
     def _bug(self, now: float) -> None:
         """The outermost net: a bug ends this session with 541 and no other."""
@@ -200,12 +195,15 @@ class Driver:
             self.abort()
 
     def _share_the_pace(self, now: float) -> None:
-        """Read no faster from one side than the other side takes it. A client that is gone keeps nobody waiting."""
+        """Read no faster from one side than the other side takes it. A client that is gone keeps nobody waiting.
+
+        Nor does a client that does not read keep a broker's handshake: that one would seem not to answer.
+        """
         client_waits, here = any(leg.link.full for leg in self._legs.values()), self.engine.ending.client_here
         broker_waits = (self._client.full or self._pressed) and here
         self._client.read(self._reading and not client_waits)
         for leg in self._legs.values():
-            leg.link.read(not broker_waits)
+            leg.link.read(not (broker_waits and leg.attached))
         self.engine.pulse.unread(client_waits, broker_waits, now, left=here and self._client.left)
 
     def _carry_out(self, now: float) -> None:
@@ -289,10 +287,11 @@ class Driver:
         pool = self._around.pool
         pool.attached(leg.endpoint)
         leg.attached = True
+        self._share_the_pace(now := self._loop.time())
         self._around.dialler.release(leg.endpoint)
         self._settle_counts()
         # It may have been withdrawn since it was picked, or be the answer to a wish to leave another one.
-        self._heed(pool.withdrawn(leg.endpoint), self._loop.time())
+        self._heed(pool.withdrawn(leg.endpoint), now)
 
     def _heed(self, withdrawn: bool, now: float) -> None:
         if withdrawn:

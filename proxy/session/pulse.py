@@ -18,6 +18,7 @@ class Pulse:
     """When was each side heard and spoken to? Half an interval of silence on our part makes a heartbeat due."""
 
     __slots__ = (
+        "_broker_read_at",
         "_client_said_at",
         "_excused_since",
         "_journal",
@@ -40,6 +41,7 @@ class Pulse:
         # Since when the shell lets them wait, None while it does not.
         self.client_unread_at: float | None = None
         self.broker_unread_at: float | None = None
+        self._broker_read_at = -math.inf  # when it was read again
         # Since when a client that is not read is known to have closed its connection.
         self.client_left_at: float | None = None
         self._looked_at = journal.now
@@ -52,11 +54,19 @@ class Pulse:
         if self.client_unread_at is not None and not client:
             self.client_heard_at = now
         if self.broker_unread_at is not None and not broker:
+            self._broker_read_at = now
             for uplink in self._journal.uplinks:
                 uplink.heard_at = now
         self.client_unread_at = (self.client_unread_at or now) if client else None
         self.broker_unread_at = (self.broker_unread_at or now) if broker else None
         self.client_left_at = (self.client_left_at or now) if left else None
+
+    @property
+    def answers_by(self) -> float:
+        """Until then nothing is to be made of an answer that a broker owes: it is not read, or was not until lately."""
+        if self.broker_unread_at is not None:
+            return math.inf
+        return self._broker_read_at + self._journal.policy.handshake_timeout_s
 
     def wrote(self, uplink: Uplink | None, now: float) -> None:
         """Output for a broker, or for the client (None), was taken by the shell."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.amqp import methods as m
 from proxy.session.channel import NO_CONTENT, Channel
 from proxy.session.journal import NOTHING, Journal, Phase
+from proxy.session.pulse import Pulse
 from proxy.session.requests import Requests
 from proxy.session.restoration import Restoration
 from proxy.session.verdict import Verdict, refusal
@@ -13,12 +14,13 @@ from proxy.session.verdict import Verdict, refusal
 class Restarts:
     """Channels that must be opened anew behind the client's back, each at its own pace and within its own limit."""
 
-    __slots__ = ("_channels", "_journal", "_polite", "_reasons", "_requests", "_restoration")
+    __slots__ = ("_channels", "_journal", "_polite", "_pulse", "_reasons", "_requests", "_restoration")
 
-    def __init__(self, journal: Journal, restoration: Restoration, requests: Requests) -> None:
+    def __init__(self, journal: Journal, restoration: Restoration, requests: Requests, pulse: Pulse) -> None:
         self._journal = journal
         self._restoration = restoration
         self._requests = requests
+        self._pulse = pulse
         self._channels: list[Channel] = []
         # Why those are to be set up again that still wait for the end of a content.
         self._reasons: dict[Channel, str] = {}
@@ -91,9 +93,13 @@ class Restarts:
         over = self._journal.phase in (Phase.CLOSING, Phase.ENDED)
         if over or not self._restoration.topology_done or not self._journal.attached:
             return []
-        due = [c.restart_deadline if c.muted else c.restart_at for c in self._channels]
-        due.append(self._restoration.unanswered_until)
+        due = [self._unanswered_until(c.restart_deadline) if c.muted else c.restart_at for c in self._channels]
+        due.append(self._unanswered_until(self._restoration.unanswered_until))
         return due
+
+    def _unanswered_until(self, until: float | None) -> float | None:
+        """When a broker has not answered, if it had to do so until then: a client that does not read keeps it waiting."""
+        return None if until is None else max(until, self._pulse.answers_by)
 
     def progress(self) -> None:
         """Open what may be opened now."""
@@ -108,14 +114,15 @@ class Restarts:
             elif channel.restart_at is None:
                 self.forget(channel)
             elif channel.muted:
-                if channel.restart_deadline is None or journal.now < channel.restart_deadline:
+                until = self._unanswered_until(channel.restart_deadline)
+                if until is None or journal.now < until:
                     continue
                 if channel.uplink is not None:
                     journal.lifecycle.broker_hangs(channel.uplink)
             elif channel.restart_at <= journal.now:
                 self._open(channel)
-        unanswered_until = self._restoration.unanswered_until
-        if unanswered_until is not None and unanswered_until <= journal.now:
+        until = self._unanswered_until(self._restoration.unanswered_until)
+        if until is not None and until <= journal.now:
             self._review_replays()
 
     def _review_replays(self) -> None:

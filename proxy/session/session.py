@@ -82,8 +82,8 @@ class Session:
             self.unrouted,
             self.cancellations,
         )
-        self.restarts = Restarts(self.journal, self.restoration, self.requests)
         self.pulse = Pulse(self.journal)
+        self.restarts = Restarts(self.journal, self.restoration, self.requests, self.pulse)
         self.stopwatch = Stopwatch(self.journal)
         self.ending = Ending(self.journal, self.attachment, self.restoration)
         self.loss = Loss(self.journal, self.attachment, self.restoration, self.restarts, self.requests, self.ending)

@@ -16,6 +16,7 @@ from proxy.upstream.endpoint import Snapshot
 from tests.support.engine_frames import ack, consume, deliver, on, publish
 from tests.support.scripted import OPEN, START_OK, RawClient, ScriptedBroker, shell
 
+BASIC_CONSUME = m.method_id(m.BasicConsume)
 MIB = 1024 * 1024
 # What may be on its way between two peers that do not read: the proxy's buffer, one chunk, and the kernel's buffers.
 ON_THE_WAY_MAX = WRITE_HIGH_WATER_BYTES + MIB
@@ -83,6 +84,31 @@ async def test_a_client_that_does_not_read_stops_the_reading_of_its_broker_only(
         assert not driver._client.full
         await asyncio.sleep(3)  # the pulse goes on
         assert proxy.events("failover_started") == []
+
+
+async def test_a_session_whose_client_does_not_read_is_attached_to_another_broker(brokers) -> None:
+    first, second = brokers
+    async with shell(first, second, handshake_timeout_s=2) as proxy:
+        client = await RawClient.running(proxy.port)
+        await client.open_channel()
+        client.say(consume(1, no_ack=True))
+        await client.frame()
+        await flood(first.links[0].writer, delivery)
+        driver = proxy.drivers[0]
+        assert driver._client.full
+
+        driver.endpoint_down("b1", "the probe says so")
+
+        await proxy.until(lambda: driver.endpoint == "b2")
+        assert proxy.events("failover_attempt_failed") == []
+        await second.until(lambda: second.links and BASIC_CONSUME in second.links[0].idents)
+        at_second = second.links[0].writer
+        sent = await flood(at_second, delivery)  # once attached it is not read either
+        assert buffered(driver._client) <= ON_THE_WAY_MAX
+        at_second.write(deliver(1, sent + 1, b"the last"))
+        while b"the last" not in await client.frame():
+            pass
+        assert proxy.events("failover_attempt_failed") == proxy.events("channel_restarted") == []
 
 
 async def test_a_broker_that_does_not_read_stops_the_reading_of_its_client(brokers) -> None:

@@ -153,7 +153,8 @@ class World:
         stalled = any(self.cluster.queues[name].stalled for name in SHARED)
         well = connection is not None and connection.state == "running" and not connection.node.troubled
         waits_for: tuple[object, ...] = ()
-        if stalled and well and owner is not None and owner.asked:
+        read = self.shell.session.pulse.reading  # all channels share the socket that limits stop the reading of
+        if stalled and well and read and owner is not None and owner.asked:
             waits_for = (connection, owner.asked[0])
         if not waits_for or any(a is not b for a, b in zip(waits_for, self._waits_for or (0, 0), strict=True)):
             self._waits_for, self._waits_since = waits_for, self.clock.now
