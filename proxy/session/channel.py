@@ -162,7 +162,7 @@ class Channel:
 
     @property
     def covered(self) -> bool:
-        """Publishes are confirmed behind the client's back: it has not asked for confirms itself, or did so later."""
+        """Publishes are confirmed behind the client's back: it has not asked for confirms itself."""
         return self.ledgered and self.mode == PLAIN
 
     @property

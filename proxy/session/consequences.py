@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.amqp import methods as m
 from proxy.session.channel import Channel
+from proxy.session.cover import covered_unsettled
 from proxy.session.journal import Journal
 from proxy.session.pending import Pending
 
@@ -12,7 +13,7 @@ def answered_by_loss(journal: Journal, channel: Channel, request: Pending) -> bo
     """Answer a request that a lost broker has fulfilled by being lost; False if it must be asked again."""
     answer: tuple[object, ...]
     if request.request == m.CHANNEL_CLOSE:
-        if channel.covered and channel.ledger.unsettled:
+        if covered_unsettled(channel):
             return False  # what was published before must reach the next broker first
         answer = m.ChannelCloseOk()
     elif request.request == m.method_id(m.BasicCancel):

@@ -20,6 +20,7 @@ from proxy.session.channel import CONFIRM, PLAIN, Channel
 from proxy.session.commands import Command, HangUp
 from proxy.session.copies import Copies
 from proxy.session.counters import Counters
+from proxy.session.cover import covered_unsettled, covered_waiting
 from proxy.session.credentials import Credentials, Face
 from proxy.session.ledger import Load
 from proxy.session.lifecycle import Lifecycle
@@ -229,9 +230,8 @@ class Journal:
 
         Those that no queue took are not among them: they are tried again until the session ends.
         """
-        plain = [channel for channel in channels if channel.mode == PLAIN]
-        parked = sum(_is_publish(frame) for channel in plain for frame in channel.parked)
-        unconfirmed = sum(each.ledger.unsettled - int(each.ledger.unfinished) for each in plain if each.covered)
+        parked = sum(_is_publish(frame) for channel in channels if channel.mode == PLAIN for frame in channel.parked)
+        unconfirmed = sum(covered_unsettled(channel) for channel in channels)
         if parked + unconfirmed:
             self.report(
                 "publishes_dropped",
@@ -340,9 +340,8 @@ class Journal:
         return "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=22)).encode()
 
     def covered_unsettled(self) -> int:
-        """Publishes that only we know to be unconfirmed; half a publish is none."""
-        covered = [channel for channel in self.live_channels() if channel.covered]
-        return sum(channel.unsettled - int(channel.ledger.unfinished) for channel in covered)
+        """Publishes that only we know to be unconfirmed."""
+        return sum(covered_unsettled(channel) for channel in self.live_channels())
 
     def confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
         """A broker's word on publishes counts, and is told to a client that waits for it, under the client's number."""
@@ -365,7 +364,7 @@ class Journal:
                 self.tell_client(
                     channel.number, m.BasicNack(own, multiple, False) if nack else m.BasicAck(own, multiple)
                 )
-        if not channel.unsettled:
+        if channel.settling_until is not None and not covered_waiting(channel):
             self.lifecycle.settled(channel)
 
     def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:

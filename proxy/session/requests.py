@@ -11,6 +11,7 @@ from proxy.amqp.wire import U32, U64
 from proxy.errors import ClientError
 from proxy.session.channel import ASKED_MAX, CONFIRM, HEADER_DUE, NO_CONTENT, PLAIN, TX, Channel
 from proxy.session.copies import Handed
+from proxy.session.cover import covered_unsettled, covered_waiting
 from proxy.session.declarations import Declarations
 from proxy.session.greeting import Greeting
 from proxy.session.intake import scan_client
@@ -222,8 +223,7 @@ class Requests:
     def _channel_close(self, channel: Channel, frame: bytes, payload: bytes) -> None:
         if self._waits_settled(channel, frame):
             return
-        if channel.covered and channel.ledger.unsettled:
-            unconfirmed = channel.ledger.unsettled
+        if unconfirmed := covered_unsettled(channel):
             self.journal.report("publishes_dropped", cause="unconfirmed", count=unconfirmed, parked_bytes=0)
         self._forward(
             channel, m.CHANNEL_CLOSE, frame, lambda _: self.journal.end_channel(channel, awaits_close_ok=False)
@@ -231,7 +231,7 @@ class Requests:
 
     def _waits_settled(self, channel: Channel, frame: bytes) -> bool:
         """Whether a request has to wait for confirms that the client does not know of; it is parked if so."""
-        if not channel.covered or not channel.unsettled:
+        if not covered_waiting(channel):
             return False
         journal = self.journal
         if channel.settling is None:

@@ -98,7 +98,7 @@ class Restarts:
         return due
 
     def _unanswered_until(self, until: float | None) -> float | None:
-        """When a broker has not answered, if it had to do so until then: a client that does not read keeps it waiting."""
+        """When a broker has not answered that had to by then: a client that does not read keeps its answer waiting."""
         return None if until is None else max(until, self._pulse.answers_by)
 
     def progress(self) -> None:

@@ -9,6 +9,7 @@ from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel
 from proxy.session.consequences import answered_by_loss
+from proxy.session.cover import covered_unsettled
 from proxy.session.journal import NOTHING, Journal
 from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.obituary import Obituary, judged
@@ -279,7 +280,7 @@ class Restoration:
         # In order: an answer may not overtake that of an earlier request, which the next broker gives.
         while asked and answered_by_loss(journal, channel, asked[0]):
             del asked[0]
-        if asked and asked[-1].request == m.CHANNEL_CLOSE and channel.covered and channel.ledger.unsettled:
+        if asked and asked[-1].request == m.CHANNEL_CLOSE and covered_unsettled(channel):
             channel.park(asked.pop().frame)  # it waits once more for the confirms of what was published before it
         channel.pending = asked
         if journal.channels[channel.number] is not channel:

@@ -17,6 +17,7 @@ from proxy.errors import BrokerError
 from proxy.session.channel import CONFIRM, Channel
 from proxy.session.commands import LookAround
 from proxy.session.confirms import DOUBT_S
+from proxy.session.cover import covered_waiting
 from proxy.session.identity import mark_in
 from proxy.session.journal import Journal, Phase
 from proxy.session.ledger import DIRECT_REPLY_TO, force_mandatory
@@ -367,7 +368,7 @@ class Unrouted:
             own = stray.number - channel.confirm_base
             word = m.BasicNack(own, False, False) if nack else m.BasicAck(own, False)
             journal.say(channel, method_frame(channel.number, word))
-        if not channel.unsettled:
+        if channel.settling_until is not None and not covered_waiting(channel):
             journal.lifecycle.settled(channel)
 
     def _give_up(self, strays: list[Stray], reason: str) -> None:

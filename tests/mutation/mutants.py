@@ -466,8 +466,8 @@ MUTANTS = (
         "the steps of a replay are replayed as well",
     ),
     Mutant(
-        "        if channel.covered and channel.ledger.unsettled:\n            return False",
-        "        if channel.covered and channel.ledger.unsettled < 0:\n            return False",
+        "        if covered_unsettled(channel):\n            return False",
+        "        if covered_unsettled(channel) < 0:\n            return False",
         "a close that a loss has answered drops what was published before it",
     ),
     # Transactions.
@@ -679,6 +679,16 @@ MUTANTS = (
         "parked_max, unsettled_max = min(parked_max, self.share_bytes), min(unsettled_max, self.share_bytes)",
         "parked_max = min(parked_max, self.share_bytes)",
         "a process that is short of memory goes on to keep publishes",
+    ),
+    Mutant(
+        "    upto = channel.confirm_base\n",
+        "    upto = 0\n",
+        "what was published before confirm.select is forgotten by a close behind it",
+    ),
+    Mutant(
+        "return None if until is None else max(until, self._pulse.answers_by)",
+        "return until",
+        "a client that does not read loses its channels after a failover",
     ),
     Mutant(
         "if load.withheld or self.share_bytes == 0:",

@@ -444,3 +444,22 @@ def test_brokers_that_keep_dying_do_not_keep_a_session_whose_client_has_left():
         story = story.forget() >> After(2.0)
     assert story.now <= left_at + 10.0 + 5.0 + 2.0
     story << Reported("publishes_dropped")
+
+
+SELECT = on(1, m.ConfirmSelect(False))
+SELECTED = on(1, m.ConfirmSelectOk())
+
+
+def test_what_was_published_before_the_client_asked_for_confirms_still_keeps_a_close_waiting():
+    story = (with_channel() >> FromClient(A, SELECT, B)).forget() >> FromBroker(SELECTED) << ToClient(SELECTED)
+    story = story >> FromClient(CHANNEL_CLOSE) >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)
+    (story >> FromBroker(CLOSE_OK) << ToClient(CLOSE_OK)).done()
+
+
+def test_and_survives_a_broker_that_refuses_it_and_dies():
+    story = (with_channel() >> FromClient(A, SELECT)).forget() >> FromBroker(SELECTED) << ToClient(SELECTED)
+    story.troubled = True
+    story = story >> FromBroker(nack(1, 1)) << ToBroker(CLOSED) >> FromClient(CHANNEL_CLOSE) >> FromBroker(CLOSE_OK)
+    story = story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A) >> FromBroker(on(1, m.ChannelOpenOk()))
+    story = story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)
+    (story >> FromBroker(CLOSE_OK) << ToClient(CLOSE_OK)).done()

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.session.restarts import Restarts
-from tests.support.engine import After, FromBroker, FromClient, Reported, running, with_channel
+from tests.support.engine import After, FailOver, FromBroker, FromClient, Reported, running, with_channel
 from tests.support.engine_frames import HEARTBEAT, get_empty, on, publish
 
 
@@ -84,3 +84,14 @@ def test_a_beat_of_a_session_at_rest_looks_at_nothing_else(monkeypatch) -> None:
         story = (story >> FromBroker(HEARTBEAT) >> FromClient(HEARTBEAT) >> After(2.0)).forget()
     assert story.session.quiet
     assert len(looked) < 3
+
+
+def test_nor_is_an_answer_of_a_broker_that_is_not_read_missed() -> None:
+    story = (with_channel(heartbeat_s=600.0) >> FailOver()).forget()
+    story.session.pulse.unread(False, True, story.now)
+    assert reports_of_an_hour(story) == []
+
+    story.session.pulse.unread(False, False, story.now)
+    story = story >> After(story.session.journal.policy.handshake_timeout_s - 0.1)
+    assert story.reports == []
+    (story >> After(0.2) << Reported("channel_restarted", {"reason": "replay not answered"})).forget()
