@@ -364,7 +364,7 @@ class Journal:
                 self.tell_client(
                     channel.number, m.BasicNack(own, multiple, False) if nack else m.BasicAck(own, multiple)
                 )
-        if channel.settling_until is not None and not covered_waiting(channel):
+        if channel.settling is not None and not covered_waiting(channel):
             self.lifecycle.settled(channel)
 
     def close_channel(self, channel: Channel, close: m.ChannelClose) -> None:

@@ -368,7 +368,7 @@ class Unrouted:
             own = stray.number - channel.confirm_base
             word = m.BasicNack(own, False, False) if nack else m.BasicAck(own, False)
             journal.say(channel, method_frame(channel.number, word))
-        if channel.settling_until is not None and not covered_waiting(channel):
+        if channel.settling is not None and not covered_waiting(channel):
             journal.lifecycle.settled(channel)
 
     def _give_up(self, strays: list[Stray], reason: str) -> None:
