@@ -18,7 +18,7 @@ def answered_by_loss(journal: Journal, channel: Channel, request: Pending) -> bo
         answer = m.ChannelCloseOk()
     elif request.request == m.method_id(m.BasicCancel):
         answer = m.BasicCancelOk(m.decode(m.BasicCancel, request.frame[7:-1]).consumer_tag)
-    elif request.request == m.BASIC_RECOVER:
+    elif request.request == m.BASIC_RECOVER and request.frame[11]:  # without requeueing, a broker refuses it (540)
         answer = m.BasicRecoverOk()
     elif request.request == m.TX_ROLLBACK:
         answer = m.TxRollbackOk()

@@ -25,6 +25,11 @@ class Stopwatch:
         self._next_at = journal.now
 
     @property
+    def channel(self) -> Channel | None:
+        """The one on which a publish is measured."""
+        return self._channel
+
+    @property
     def since(self) -> float | None:
         """Since when a publish that is measured waits for its confirm."""
         return self._started_at if self._channel is not None else None

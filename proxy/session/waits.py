@@ -131,9 +131,16 @@ def _of_answers(session: Session) -> Iterator[Wait]:
     asking = _numbers(each for each in channels if each.pending and not each.hidden_pending)
     if asking:
         yield Wait(f"the broker has not answered what was asked on channels {list(asking)}", asking)
-    since = session.stopwatch.since
-    if since is not None:
-        yield Wait("the broker has not confirmed all that was published", (), since)
+    unconfirmed = [each for each in channels if each.ledger.unsettled > int(each.ledger.unfinished)]
+    timed, since = session.stopwatch.channel, session.stopwatch.since
+    yield from _unconfirmed([each for each in unconfirmed if each is timed], since)
+    yield from _unconfirmed([each for each in unconfirmed if each is not timed], None)
+
+
+def _unconfirmed(channels: list[Channel], since: float | None) -> Iterator[Wait]:
+    if channels:
+        numbers = _numbers(channels)
+        yield Wait(f"the broker has not confirmed what was published on channels {list(numbers)}", numbers, since)
 
 
 def _numbers(channels: Iterable[Channel]) -> tuple[int, ...]:

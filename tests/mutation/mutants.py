@@ -700,4 +700,15 @@ MUTANTS = (
         "if self.inline is None:\n                    self.hold_inline(pos)  # it",
         "a heartbeat inside a delivery shows its beginning twice",
     ),
+    # What is told of waits and refusals.
+    Mutant(
+        "    elif request.request == m.BASIC_RECOVER and request.frame[11]:",
+        "    elif request.request == m.BASIC_RECOVER:",
+        "a recover that a broker would have refused is agreed to",
+    ),
+    Mutant(
+        "    yield from _unconfirmed([each for each in unconfirmed if each is not timed], None)\n",
+        "",
+        "a channel that waits for a confirm is silent while that of another is measured",
+    ),
 )

@@ -86,6 +86,13 @@ def test_a_flow_that_was_not_answered_is_asked_again():
     (story >> FailOver() << ToBroker(REOPENED, flow)).done()
 
 
+def test_a_recover_that_a_broker_would_refuse_is_asked_again():
+    """RabbitMQ knows no recover without requeueing (540), and the loss does not make it right."""
+    recover = bare(1, m.BASIC_RECOVER, b"\0")
+    story = with_channel() >> FromClient(recover) << ToBroker(recover)
+    (story >> FailOver() << ToBroker(REOPENED, recover)).done()
+
+
 def test_a_broker_that_challenges_is_left():
     """The answer to a challenge cannot be given again to the next broker."""
     story = (greeted().forget() >> BrokerUp("rabbit1:5672")).forget()

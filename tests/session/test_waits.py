@@ -24,7 +24,7 @@ from tests.support.engine import (
     consuming,
     with_channel,
 )
-from tests.support.engine_frames import bare, deliver, on, publish
+from tests.support.engine_frames import ack, bare, deliver, on, publish
 
 BIG = publish(1, bytes(70_000))
 
@@ -66,8 +66,8 @@ STATES = {
     ),
     "a confirm": (
         lambda: (confirming() >> FromClient(publish(1))).forget(),
-        "has not confirmed all",
-        (),
+        "has not confirmed what was published",
+        (1,),
         True,
         None,
     ),
@@ -154,6 +154,17 @@ def test_all_reasons_are_told_not_only_the_first():
     assert len(told) == 2
     assert "settles what it holds" in told[0]
     assert "alarm" in told[1]
+
+
+def test_each_channel_that_waits_for_a_confirm_is_told_and_none_that_does_not():
+    """Also one that published while the confirm of another was measured."""
+    opened = (confirming() >> FromClient(on(2, m.ChannelOpen()), on(3, m.ChannelOpen()))).forget()
+    ready = (opened >> FromBroker(on(2, m.ChannelOpenOk()), on(3, m.ChannelOpenOk()))).forget()
+    story = (ready >> FromClient(publish(1))).forget() >> FromClient(publish(2), publish(3)[:-1])
+    waits = describe(story.session, story.now)["waits"]
+    assert [(each.channels, each.for_s is not None) for each in waits] == [((1,), True), ((2,), False)]
+    story = story.forget() >> FromBroker(ack(1, 1))
+    assert [each.channels for each in describe(story.session)["waits"]] == [(2,)]
 
 
 def test_a_side_that_is_read_again_waits_no_more():
