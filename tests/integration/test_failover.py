@@ -98,6 +98,12 @@ FAULTS: dict[str, Callable[[Cluster, int], None]] = {
     "SIGSTOP": lambda cluster, n: cluster.pause(n),
     "kill -9": lambda cluster, n: cluster.kill9(n),
     "SIGTERM": lambda cluster, n: cluster.stop(n),
+    "partition": lambda cluster, n: cluster.isolate(n),
+}
+# Where a node has to be helped back before it answers again.
+CURES: dict[str, Callable[[Cluster, int], None]] = {
+    "SIGSTOP": lambda cluster, n: cluster.resume(n),
+    "partition": lambda cluster, n: cluster.rejoin(n),
 }
 
 
@@ -114,9 +120,9 @@ def test_applications_do_not_notice_that_their_node_goes(
     assert len(consumers_before) == 2 * len(applications)
 
     FAULTS[fault](cluster, n)
-    if fault == "SIGSTOP":
+    if fault in CURES:
         wait_left(proxy, cluster, n)
-        cluster.resume(n)
+        CURES[fault](cluster, n)
     proxy.wait_for(lambda: all(session["failovers"] for session in proxy.sessions()), "a failover of each", 60)
     wait_attached(proxy)
     for application in applications:

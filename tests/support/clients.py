@@ -167,11 +167,19 @@ class PikaChannel:
     def qos(self, prefetch: int) -> None:
         self._call("basic_qos", prefetch_count=prefetch)
 
-    def consume(self, queue: str, *, tag: str = "", no_ack: bool = False, exclusive: bool = False) -> str:
+    def consume(
+        self,
+        queue: str,
+        *,
+        tag: str = "",
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: dict | None = None,
+    ) -> str:
         def take(_: object, method: Any, properties: Any, body: bytes) -> None:
             self.received.append(_from_pika(method, properties, body))
 
-        return self._call("basic_consume", queue, take, no_ack, exclusive, tag or None)
+        return self._call("basic_consume", queue, take, no_ack, exclusive, tag or None, arguments)
 
     def cancel(self, tag: str) -> None:
         self._call("basic_cancel", tag)
@@ -308,7 +316,15 @@ class AmqpChannel:
     def qos(self, prefetch: int) -> None:
         self._call("basic_qos", 0, prefetch, False)
 
-    def consume(self, queue: str, *, tag: str = "", no_ack: bool = False, exclusive: bool = False) -> str:
+    def consume(
+        self,
+        queue: str,
+        *,
+        tag: str = "",
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: dict | None = None,
+    ) -> str:
         def take(message: amqp.Message) -> None:
             self.received.append(_from_amqp(message))
 
@@ -320,6 +336,7 @@ class AmqpChannel:
             exclusive=exclusive,
             callback=take,
             on_cancel=self.cancelled.append,
+            arguments=arguments,
         )
 
     def cancel(self, tag: str) -> None:
@@ -478,11 +495,19 @@ class AioPikaChannel:
     def qos(self, prefetch: int) -> None:
         self._call("basic_qos", prefetch_count=prefetch)
 
-    def consume(self, queue: str, *, tag: str = "", no_ack: bool = False, exclusive: bool = False) -> str:
+    def consume(
+        self,
+        queue: str,
+        *,
+        tag: str = "",
+        no_ack: bool = False,
+        exclusive: bool = False,
+        arguments: dict | None = None,
+    ) -> str:
         async def take(message: aiormq.abc.DeliveredMessage) -> None:
             self.received.append(_from_aiormq(message))
 
-        named = {"no_ack": no_ack, "exclusive": exclusive, "consumer_tag": tag or None}
+        named = {"no_ack": no_ack, "exclusive": exclusive, "consumer_tag": tag or None, "arguments": arguments}
         return self._call("basic_consume", queue, take, **named).consumer_tag
 
     def cancel(self, tag: str) -> None:

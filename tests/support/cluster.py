@@ -127,6 +127,17 @@ class Cluster:
     def heal(self, a: int, b: int) -> None:
         self._call("heal", str(a), str(b))
 
+    def isolate(self, n: int) -> None:
+        """Cut one node off both others, where it pauses as a minority does (`pause_minority`): clients are told 320."""
+        self.eval(n, "application:set_env(rabbit, cluster_partition_handling, pause_minority).")
+        # In one go, since a node that still sees one of two others pauses for another reason.
+        self.eval(n, f"[begin erlang:set_cookie(N, cut), erlang:disconnect_node(N) end || N <- {self._others(n)}].")
+
+    def rejoin(self, n: int) -> None:
+        """End what `isolate` began: the node comes back by itself, with the setting that it was started with."""
+        self.eval(n, f"[erlang:set_cookie(N, erlang:get_cookie()) || N <- {self._others(n)}].")
+        self.wait_up(n)
+
     def is_up(self, n: int, patience_s: float = 2.0) -> bool:
         """Does it answer the protocol header? A booting, stopping or hung node accepts the connection only."""
         try:
@@ -158,6 +169,10 @@ class Cluster:
     def wipe(self) -> None:
         """Kill everything, forget everything."""
         self._call("wipe")
+
+    def _others(self, n: int) -> str:
+        """All nodes but one, as a list in Erlang."""
+        return str([f"{name}@localhost" for name in self.names if name != self.names[n - 1]])
 
     def _revive(self) -> None:
         for n in NODES:
