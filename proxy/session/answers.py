@@ -247,6 +247,8 @@ class Answers:
         close = m.decode(m.ChannelClose, frame[7:-1])
         channel.tell_broker(m.ChannelCloseOk())
         request = refused(channel.pending, close)
+        if self.restoration.outlived(channel, close):
+            return
         if channel.hidden_pending and _is_replayed(channel, request, close):
             self.restoration.refused(channel, close)
             return

@@ -47,6 +47,7 @@ class Declarations:
         """It goes with its bindings, and is never declared again."""
         q = m.decode(m.ExchangeDelete, payload)
         topology = self._journal.topology
+        topology.deletions.note(q.exchange, self._journal.live_channels())
         self._ask(channel, q._replace(nowait=False), lambda _: topology.delete_exchange(q.exchange), silent=q.nowait)
 
     def exchange_bind(self, channel: Channel, payload: bytes) -> None:

@@ -122,6 +122,11 @@ class Ledger:
         """The broker's numbers are the ledger's numbers."""
         return not self._replayed and self._shift == 0
 
+    @property
+    def replayed_upto(self) -> int:
+        """The last number of what was published again on the present channel; 0 if nothing was."""
+        return self._replayed[-1] if self._replayed else 0
+
     def record(self, buf: Region, start: int, stop: int, count: int, unfinished: bool, asked_back: int) -> None:
         """Keep the publish frames `buf[start:stop]`, in which `count` publishes begin, all of them mandatory by the
         client's wish (`asked_back`) or none.

@@ -9,7 +9,7 @@ from proxy.amqp.frames import method_frame
 from proxy.errors import BrokerError
 from proxy.session.channel import TX, Channel
 from proxy.session.consequences import answered_by_loss
-from proxy.session.cover import covered_unsettled
+from proxy.session.cover import covered_unsettled, covered_upto
 from proxy.session.journal import NOTHING, Journal
 from proxy.session.ledger import DIRECT_REPLY_TO
 from proxy.session.obituary import Obituary, judged
@@ -348,6 +348,26 @@ class Restoration:
         channel.out.extend(journal.fitted_again(piece) for piece in ledger.replay())
         journal.counters.replayed_publishes += ledger.unsettled
         channel.choose_confirm_path()
+
+    def outlived(self, channel: Channel, close: m.ChannelClose) -> bool:
+        """What the client had published before it deleted the exchange is lost with its broker; False if that is not
+        what was refused. Whoever waits for a confirm gets a refusal.
+        """
+        journal = self.journal
+        numbers = journal.topology.deletions.outlived_by(channel, close)
+        if not numbers:
+            return False
+        journal.lifecycle.restart(channel, close.reply_text.decode("utf-8", "replace"), open_upstream=False)
+        upto = covered_upto(channel)
+        heard = [number - upto for number in numbers if number > upto]
+        for number in numbers:
+            channel.ledger.settle(number, multiple=False)
+        for own in heard:
+            journal.say(channel, method_frame(channel.number, m.BasicNack(own, False, False)))
+        if len(heard) < len(numbers):
+            count = len(numbers) - len(heard)
+            journal.report("publishes_dropped", cause="unconfirmed", count=count, parked_bytes=0)
+        return True
 
     def refused(self, channel: Channel, close: m.ChannelClose) -> None:
         """The broker refused a step of a channel's replay: wait and try again, or tell the client if it is final."""

@@ -14,6 +14,7 @@ from proxy.amqp.methods import (
     QueueUnbind,
 )
 from proxy.session.channel import Channel
+from proxy.session.deletions import Deletions
 
 # How a broker says that something does not exist at all (RabbitMQ).
 _NOT_THERE = re.compile(rb"no (queue|exchange) '(.*)' in vhost", re.DOTALL)
@@ -36,6 +37,7 @@ class Topology:
     queues: dict[bytes, tuple[QueueDeclare, Channel]] = field(default_factory=dict)
     exchange_bindings: dict[BindingKey, tuple[ExchangeBind, Channel]] = field(default_factory=dict)
     queue_bindings: dict[BindingKey, tuple[QueueBind, Channel]] = field(default_factory=dict)
+    deletions: Deletions = field(default_factory=Deletions)
 
     def __len__(self) -> int:
         return len(self.exchanges) + len(self.queues) + len(self.exchange_bindings) + len(self.queue_bindings)

@@ -99,6 +99,17 @@ MUTANTS = (
         "each.request == _CONSUME and not each.silent for",
         "a prefetch is replayed before the consumer that it was said behind",
     ),
+    # Publishes that outlive their exchange.
+    Mutant(
+        "        return [n for n, frames in again if n <= upto and",
+        "        return [n for n, frames in again if",
+        "a publish to an exchange that its client has deleted is dropped, and its mistake not told",
+    ),
+    Mutant(
+        "noted += [(each, exchange, each.ledger.window.top) for",
+        "noted += [(each, exchange, each.ledger.window.floor) for",
+        "a channel ends since its client has deleted an exchange behind a publish that was not confirmed",
+    ),
     # The patience of an end.
     Mutant(
         "        if now >= self.until and not well:\n            self.until = max(self.until, self._long_until)\n",

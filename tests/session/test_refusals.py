@@ -6,17 +6,20 @@ import pytest
 
 from proxy.amqp import methods as m
 from tests.support.engine import (
+    HIDDEN_CONFIRMS,
     REOPENED,
     After,
     FailOver,
     FromBroker,
     FromClient,
+    Reported,
     ToBroker,
     ToClient,
+    confirming,
     consuming,
     with_channel,
 )
-from tests.support.engine_frames import ack, consume, consume_ok, declare, on, publish
+from tests.support.engine_frames import ack, bare, consume, consume_ok, declare, nack, on, publish
 
 OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
 
@@ -85,3 +88,50 @@ def test_a_name_of_ours_may_be_refused_behind_a_consumer_that_is_not_answered():
     story = (with_channel() >> FromClient(consume(1), unnamed)).forget() >> FromBroker(error) << ToBroker(CLOSED)
     story = story >> After(0.1) << ToBroker(REOPENED, consume(1), unnamed)
     (story >> FromBroker(OPENED, consume_ok(1)) << ToClient(consume_ok(1))).done()
+
+
+# Publishes that outlive their exchange.
+
+DELETE, DELETED = on(1, m.ExchangeDelete(0, b"e", False, False)), bare(1, m.ident(40, 21))
+NO_EXCHANGE = close(404, b"NOT_FOUND - no exchange 'e' in vhost '/'", 60, 40)
+BEFORE, BESIDE, BEHIND = publish(1, b"a", exchange=b"e"), publish(1, b"b"), publish(1, b"c", exchange=b"e")
+
+
+def bereft(story, *answers):
+    """The broker dies with what was published before the deletion, and the next one refuses that."""
+    story = (story >> FromClient(BEFORE, BESIDE, DELETE)).forget()
+    story = ((story >> FromBroker(*answers)) if answers else story).forget() >> FailOver()
+    return (story.forget() >> FromBroker(OPENED, NO_EXCHANGE)).forget()
+
+
+@pytest.mark.parametrize(("answers", "rest"), [((DELETED,), b""), ((), DELETE)])
+def test_what_was_published_before_its_client_deleted_the_exchange_does_not_end_the_channel(answers, rest):
+    story = (with_channel() >> FromClient(BESIDE)).forget() >> FromBroker(ack(1, 1))
+    story = bereft(story, *answers) << Reported("publishes_dropped", {"cause": "unconfirmed", "count": 1})
+    (story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, BESIDE, rest)).done()
+
+
+def test_a_client_that_waits_for_its_confirm_gets_a_refusal():
+    story = (confirming() >> FromClient(BEFORE, DELETE)).forget() >> FromBroker(DELETED)
+    story = (story.forget() >> FailOver()).forget() >> FromBroker(OPENED, NO_EXCHANGE)
+    story = story << ToBroker(CLOSED) << ToClient(nack(1, 1))
+    (story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS)).done()
+
+
+def test_what_was_published_behind_the_deletion_is_the_clients_error():
+    story = bereft(confirming(), DELETED) >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, BESIDE)
+    story = story >> FromBroker(OPENED, ack(1, 1)) << ToClient(ack(1, 2)) >> FromClient(BEHIND) << ToBroker(BEHIND)
+    (story >> FromBroker(NO_EXCHANGE) << ToBroker(CLOSED) << ToClient(NO_EXCHANGE)).done()
+
+
+def test_so_it_is_if_the_broker_that_would_have_said_so_is_lost():
+    story = (confirming() >> FromClient(BEFORE, DELETE, BEHIND)).forget() >> FromBroker(DELETED)
+    story = story.forget() >> FailOver() << ToBroker(REOPENED, HIDDEN_CONFIRMS, BEFORE, BEHIND)
+    story = story >> FromBroker(OPENED, NO_EXCHANGE) << ToBroker(CLOSED) << ToClient(nack(1, 1))
+    story = story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, BEHIND)
+    (story >> FromBroker(OPENED, NO_EXCHANGE) << ToBroker(CLOSED) << ToClient(NO_EXCHANGE)).done()
+
+
+def test_so_is_what_meets_a_broker_for_the_first_time():
+    story = (confirming() >> FromClient(BEFORE, DELETE)).forget()
+    (story >> FromBroker(NO_EXCHANGE) << ToBroker(CLOSED) << ToClient(NO_EXCHANGE)).done()
