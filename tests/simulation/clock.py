@@ -55,6 +55,11 @@ class Wire:
             self._buffer += data
             self._pump_soon()
 
+    @property
+    def empty(self) -> bool:
+        """Nothing is on its way."""
+        return not self._buffer
+
     def pause(self, paused: bool) -> None:
         self._paused = paused
         self._pump_soon()

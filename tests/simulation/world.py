@@ -122,6 +122,8 @@ class World:
         load = self.shell.session.journal.load
         if load.parked_bytes or load.unsettled_bytes or self.client.state != "running":
             return False
+        if not self.shell.to_engine.empty:
+            return False  # a publish whose client waits for nothing
         if describe(self.shell.session)["waiting"]:
             return False  # some channel is on its way
         home = self.client.channels.get(HOMEBODY)
