@@ -14,10 +14,9 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import orjson
-import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
 
 from proxy.reports import EVENTS, Report
 from proxy.settings.policy import LogPolicy
@@ -27,7 +26,10 @@ from proxy.settings.redaction import without_userinfo
 # its name and a broker its words: no terminal shall obey them, and no line pretend to be two.
 _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+
+# Lines that come within this time are written together: a thread that wakes for each would cost more than the line.
+GATHER_S = 0.01
 
 
 class LineWriter:
@@ -56,15 +58,13 @@ class LineWriter:
                 return
             self._lines.append(line)
             self._queue_bytes += len(line)
-            self._changed.notify()
+            if len(self._lines) == 1:
+                self._changed.notify()
 
     @property
     def has_room(self) -> bool:
         """Whether at least half of the queue is free."""
         return self._queue_bytes * 2 <= self._queue_bytes_max
-
-    def flush(self) -> None:
-        """Do nothing: the thread writes as soon as it can. Here because structlog calls it after each line."""
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write what is queued, then end; give up after `timeout_s` if nobody reads."""
@@ -77,6 +77,7 @@ class LineWriter:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._closing)
+                self._changed.wait_for(lambda: self._closing, GATHER_S)
                 lines = list(self._lines)
                 self._lines.clear()
             if not lines:
@@ -119,26 +120,20 @@ class Log:
     def __init__(self, policy: LogPolicy, descriptor: int = 1, **facts: object) -> None:
         self.writer = LineWriter(descriptor, policy.queue_bytes_max)
         self._dropped_reported = 0
-        wrapper = structlog.make_filtering_bound_logger(_LEVELS[policy.level])
-        logger: WrappedLogger = structlog.wrap_logger(
-            structlog.BytesLogger(self.writer),  # type: ignore[arg-type] # it needs write and flush only
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                _render_values,
-                *(_json() if policy.format == "json" else _console(os.isatty(descriptor))),
-            ],
-            wrapper_class=wrapper,
-            cache_logger_on_first_use=True,
-        ).bind(**facts)
-        self._emit: dict[str, Callable[..., object]] = {level: getattr(logger, level) for level in _LEVELS}
+        self._facts = facts
+        self._shown = frozenset(level for level, rank in _RANKS.items() if rank >= _RANKS[policy.level])
+        self._render = _json if policy.format == "json" else _console(os.isatty(descriptor))
 
     def __call__(self, report: Report) -> None:
         """Log one report at the level that the catalogue gives its event."""
         if self.writer.dropped > self._dropped_reported and self.writer.has_room:
             lines, self._dropped_reported = self.writer.dropped - self._dropped_reported, self.writer.dropped
             self(Report("log_lines_dropped", {"lines": lines}))
-        self._emit[EVENTS[report.event][0]](report.event, **report.facts)
+        level = EVENTS[report.event][0]
+        if level in self._shown:
+            facts = {key: _readable(value) for key, value in (self._facts | report.facts).items()}
+            line = self._render({"timestamp": _timestamp(), "level": level, "event": report.event, **facts})
+            self.writer.write(line + b"\n")
 
     def adopt_libraries(self) -> None:
         """Turn what libraries log with the standard `logging` at warning or above into reports of ours."""
@@ -163,34 +158,28 @@ class _Adopted(logging.Handler):
         self._report(Report("library_complained", facts))
 
 
-def _render_values(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Make each fact readable: exceptions become their stack, no URL shows its password, seconds are cut to micros."""
-    for key, value in event.items():
-        if isinstance(value, BaseException):
-            event[key] = without_userinfo("".join(traceback.format_exception(value)))
-        elif isinstance(value, str):
-            event[key] = without_userinfo(value)
-        elif isinstance(value, float):
-            event[key] = round(value, 6)
-    return event
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def _json() -> tuple[Processor, ...]:
-    def render(_: WrappedLogger, __: str, event: EventDict) -> bytes:
-        ordered = {
-            "timestamp": event.pop("timestamp"),
-            "level": event.pop("level"),
-            "event": event.pop("event"),
-            **event,
-        }
-        try:
-            line = orjson.dumps(ordered, default=_unknown, option=orjson.OPT_NON_STR_KEYS)
-        except orjson.JSONEncodeError:  # a lone surrogate or a huge number, as a client's name may hold
-            return orjson.dumps({key: ascii(value) for key, value in ordered.items()})
-        # orjson escapes C0 only. The others can stand nowhere but in strings, where JSON has another way to say them.
-        return line if line.isascii() and b"\x7f" not in line else _COMMANDS.sub(_in_json, line.decode()).encode()
+def _readable(value: object) -> object:
+    """An exception becomes its stack, no URL shows its password, seconds are cut to micros."""
+    if isinstance(value, str):
+        return without_userinfo(value)
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, BaseException):
+        return without_userinfo("".join(traceback.format_exception(value)))
+    return value
 
-    return (render,)
+
+def _json(event: dict[str, object]) -> bytes:
+    try:
+        line = orjson.dumps(event, default=_unknown, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # a lone surrogate or a huge number, as a client's name may hold
+        return orjson.dumps({key: ascii(value) for key, value in event.items()})
+    # orjson escapes C0 only. The others can stand nowhere but in strings, where JSON has another way to say them.
+    return line if line.isascii() and b"\x7f" not in line else _COMMANDS.sub(_in_json, line.decode()).encode()
 
 
 def _unknown(value: object) -> object:
@@ -205,16 +194,19 @@ def _printable(text: str) -> str:
     return _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def _console(colours: bool) -> tuple[Processor, ...]:
-    def disarm(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _console(colours: bool) -> Callable[[dict[str, object]], bytes]:
+    import structlog  # here, since it takes megabytes and a sidecar's log is JSON
+
+    renderer = structlog.dev.ConsoleRenderer(colors=colours)
+
+    def render(event: dict[str, object]) -> bytes:
         for key, value in event.items():
+            if not isinstance(value, str):  # the renderer shows its repr, which is printable
+                continue
             if key == "stack":  # set in, so that none of its lines looks like one of the log
                 event[key] = "\n".join("    " + _printable(line) for line in value.rstrip("\n").split("\n"))
-            elif isinstance(value, str):  # the renderer shows the repr of all else, which is printable
+            else:
                 event[key] = _printable(value)
-        return event
+        return str(renderer(None, "", event)).encode(errors="backslashreplace")
 
-    def encode(_: WrappedLogger, __: str, line: object) -> bytes:
-        return str(line).encode(errors="backslashreplace")
-
-    return (disarm, structlog.dev.ConsoleRenderer(colors=colours), encode)
+    return render
