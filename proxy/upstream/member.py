@@ -10,6 +10,9 @@ from proxy.upstream.balance import PeakEwma
 from proxy.upstream.endpoint import Endpoint
 from proxy.upstream.health import Health, Outcome, ProbeKind
 
+_RAMP_MIN = 0.1
+_WEIGHT_MIN = 0.01
+
 EndpointState = Literal["up", "suspect", "down", "ejected", "draining"]
 
 
@@ -70,6 +73,11 @@ class Member:
         return not self.in_discovery or self.endpoint.intent == "drain"
 
     @property
+    def restless(self) -> bool:
+        """Whether its state may change without anybody saying anything: an ejection ends, the last session leaves."""
+        return self.health.state == "ejected" or not self.in_discovery
+
+    @property
     def state(self) -> EndpointState:
         """What the API, the log and the metrics call it."""
         # An endpoint that is down is told so even when it drains: nothing is left to drain.
@@ -91,6 +99,13 @@ class Member:
     def usable(self) -> bool:
         """Whether it takes new sessions and is known to be there. Sessions may try it before that is known."""
         return self.well and self.health.reached and not self.withdrawn
+
+    def weight(self, now: float, slow_start_s: float) -> float:
+        """Return its weight as of now, above 0: one that has returned gets it bit by bit."""
+        share, returned_at_s = 1.0, self.health.returned_at_s
+        if returned_at_s is not None and now - returned_at_s < slow_start_s:
+            share = max(_RAMP_MIN, (now - returned_at_s) / slow_start_s)
+        return max(self.endpoint.weight * share, _WEIGHT_MIN)
 
     def ewma_s(self, now: float) -> float | None:
         """Return the sum of the averages of each kind of response time, None before the first measurement."""

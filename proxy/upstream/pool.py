@@ -23,8 +23,6 @@ WithdrawnCallback = Callable[[str, bool], None]
 
 # How long after an endpoint's return the cluster may still be finding itself (leader elections, recovering replicas).
 RECENT_S = 30.0
-_RAMP_MIN = 0.1
-_WEIGHT_MIN = 0.01
 _ATTACH_FAILURES: frozenset[Outcome] = frozenset({"handshake_failed", "failover_failed"})
 _TIMED: frozenset[Outcome] = frozenset({"connected", "handshaken", "confirmed"})
 
@@ -132,7 +130,7 @@ class Pool:
 
         `avoid` names endpoints already tried in this failover: they are chosen only if nothing else is left.
         """
-        self._settle(now)
+        self._let_pass(now)
         eligible = self._eligible(now, avoid)
         if not eligible:
             return None
@@ -216,7 +214,7 @@ class Pool:
 
     def degraded(self, now: float) -> bool:
         """Whether some endpoint is not up or is back for less than `RECENT_S`: odd replies are to be expected."""
-        self._settle(now)
+        self._let_pass(now)
         return any(member.withdrawn or member.health.unwell(now, RECENT_S) for member in self._members.values())
 
     def usable(self, now: float) -> int:
@@ -294,18 +292,12 @@ class Pool:
 
     def _candidate(self, member: Member, now: float) -> Candidate:
         name = member.endpoint.name
-        weight = member.endpoint.weight * self._ramp(member.health.returned_at_s, now)
         return Candidate(
             name=name,
-            weight=max(weight, _WEIGHT_MIN),
+            weight=member.weight(now, self._policy.slow_start_s),
             sessions=self._sessions[name] + self._attaching[name],
             ewma_s=member.ewma_s(now),
         )
-
-    def _ramp(self, returned_at_s: float | None, now: float) -> float:
-        if returned_at_s is None or now - returned_at_s >= self._policy.slow_start_s:
-            return 1.0
-        return max(_RAMP_MIN, (now - returned_at_s) / self._policy.slow_start_s)
 
     def _may_eject(self, member: Member) -> bool:
         others = [each for each in self._members.values() if each is not member and not each.withdrawn]
@@ -323,6 +315,11 @@ class Pool:
             member.health.end_ejection(now, "too many would be ejected")
 
     # What follows from a change.
+
+    def _let_pass(self, now: float) -> None:
+        """Settle what time alone may have changed: what is told settles itself, and sessions ask often."""
+        if any(member.restless for member in self._members.values()):
+            self._settle(now)
 
     def _settle(self, now: float) -> None:
         """Make everything that depends on states true again, then tell those who asked."""
