@@ -22,7 +22,7 @@ MODES = ("direct", "haproxy", rivals.NGINX, "sidehop")
 WAYS = (*MODES, stand.ONCE)
 SIZES_BYTES = (100, 1024, 16384, 131072)
 # The real broker is the bottleneck; two sizes show it, and it has no flood for the consumer.
-REAL_KINDS = ("confirm", "publish", "trip")
+REAL_KINDS = ("confirm", "publish", "trip", "sessions")
 REAL_SIZES_BYTES = (100, 16384)
 SMALL_BYTES = (100,)
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with rig.broker(ports.fake_broker) as address:
                     _rounds(asked, modes, rig, cases, [address], ports, folder, samples)
             if "real" in asked.brokers:
-                cases = _cases("real", REAL_KINDS, REAL_SIZES_BYTES)
+                cases = _cases("real", _real_kinds(asked), REAL_SIZES_BYTES)
                 with stand.cluster(folder / "brokers", ports) as brokers:
                     # One node only: a queue on another one would measure the brokers' own network.
                     _rounds(asked, modes, rig, cases, list(brokers.endpoints[:1]), ports, folder, samples)
@@ -73,10 +73,14 @@ def _cases(broker: str, kinds: Sequence[str], sizes_bytes: Sequence[int]) -> lis
     return [Case(broker, kind, size) for kind in kinds for size in (SMALL_BYTES if kind in SMALL_ONLY else sizes_bytes)]
 
 
+def _real_kinds(asked: argparse.Namespace) -> list[str]:
+    return [kind for kind in REAL_KINDS if kind in asked.kinds]
+
+
 def minutes(asked: argparse.Namespace, modes: int) -> float:
     """About how long it takes, from what one measurement takes beyond its own seconds on two cores."""
     cases = len(_cases("fake", asked.kinds, asked.sizes)) if "fake" in asked.brokers else 0
-    cases += len(_cases("real", REAL_KINDS, REAL_SIZES_BYTES)) if "real" in asked.brokers else 0
+    cases += len(_cases("real", _real_kinds(asked), REAL_SIZES_BYTES)) if "real" in asked.brokers else 0
     return (cases * modes * asked.rounds * (asked.seconds + 0.5) + 40 * ("real" in asked.brokers)) / 60
 
 
@@ -118,7 +122,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=KINDS,
         default=list(KINDS),
-        help=f"against the fake broker; with {AFTER}: once Sidehop's session has lost its broker. default: all",
+        help=f"of these only {', '.join(REAL_KINDS)} against the real broker; "
+        f"with {AFTER}: once Sidehop's session has lost its broker. default: all",
     )
     add("--sizes", nargs="+", type=int, default=list(SIZES_BYTES), metavar="BYTES", help="against the fake broker")
     add("--rounds", type=int, default=5)

@@ -313,6 +313,8 @@ static void sessions(const char *target, size_t size, double seconds, const uint
   pthread_t threads[OPENERS];
   Opener openers[OPENERS];
   uint64_t opened = 0;
+  Client keeper = dial(target); /* else a real broker has no queue to publish to */
+  declare(&keeper, "bench");
   double start = now();
   for (int n = 0; n < OPENERS; n++) {
     openers[n] = (Opener){target, size, start + seconds, body, 0};
@@ -320,6 +322,7 @@ static void sessions(const char *target, size_t size, double seconds, const uint
   }
   for (int n = 0; n < OPENERS; n++) pthread_join(threads[n], NULL), opened += openers[n].opened;
   printf("%llu %.6f\n", (unsigned long long)opened, now() - start);
+  hang_up(&keeper);
 }
 
 /* Half an interval after its last one each session says a heartbeat; after two silent ones its peer is dead. */
