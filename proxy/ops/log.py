@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import orjson
+import structlog
+from structlog.typing import EventDict, WrappedLogger
 
 from proxy.reports import EVENTS, Report
 from proxy.settings.policy import LogPolicy
@@ -26,7 +28,7 @@ from proxy.settings.redaction import without_userinfo
 # its name and a broker its words: no terminal shall obey them, and no line pretend to be two.
 _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
-_RANKS = {"debug": 0, "info": 1, "warning": 2, "error": 3}
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 # Lines that come within this time are written together: a thread that wakes for each would cost more than the line.
 GATHER_S = 0.01
@@ -65,6 +67,9 @@ class LineWriter:
     def has_room(self) -> bool:
         """Whether at least half of the queue is free."""
         return self._queue_bytes * 2 <= self._queue_bytes_max
+
+    def flush(self) -> None:
+        """Do nothing: the thread writes as soon as it can. Here because structlog calls it after each line."""
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Write what is queued, then end; give up after `timeout_s` if nobody reads."""
@@ -120,20 +125,27 @@ class Log:
     def __init__(self, policy: LogPolicy, descriptor: int = 1, **facts: object) -> None:
         self.writer = LineWriter(descriptor, policy.queue_bytes_max)
         self._dropped_reported = 0
-        self._facts = facts
-        self._shown = frozenset(level for level, rank in _RANKS.items() if rank >= _RANKS[policy.level])
-        self._render = _json if policy.format == "json" else _console(os.isatty(descriptor))
+        render = _json if policy.format == "json" else _console(os.isatty(descriptor))
+
+        def line_of(_: WrappedLogger, level: str, event: EventDict) -> bytes:
+            facts = {key: _readable(value) for key, value in event.items() if key != "event"}
+            return render({"timestamp": _timestamp(), "level": level, "event": event["event"], **facts})
+
+        # One processor, since each costs a copy or a walk of its own, and every session's life has two lines.
+        logger: WrappedLogger = structlog.wrap_logger(
+            structlog.BytesLogger(self.writer),  # type: ignore[arg-type] # it needs write and flush only
+            processors=[line_of],
+            wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[policy.level]),
+            cache_logger_on_first_use=True,
+        ).bind(**facts)
+        self._emit: dict[str, Callable[..., object]] = {level: getattr(logger, level) for level in _LEVELS}
 
     def __call__(self, report: Report) -> None:
         """Log one report at the level that the catalogue gives its event."""
         if self.writer.dropped > self._dropped_reported and self.writer.has_room:
             lines, self._dropped_reported = self.writer.dropped - self._dropped_reported, self.writer.dropped
             self(Report("log_lines_dropped", {"lines": lines}))
-        level = EVENTS[report.event][0]
-        if level in self._shown:
-            facts = {key: _readable(value) for key, value in (self._facts | report.facts).items()}
-            line = self._render({"timestamp": _timestamp(), "level": level, "event": report.event, **facts})
-            self.writer.write(line + b"\n")
+        self._emit[EVENTS[report.event][0]](report.event, **report.facts)
 
     def adopt_libraries(self) -> None:
         """Turn what libraries log with the standard `logging` at warning or above into reports of ours."""
@@ -195,8 +207,6 @@ def _printable(text: str) -> str:
 
 
 def _console(colours: bool) -> Callable[[dict[str, object]], bytes]:
-    import structlog  # here, since it takes megabytes and a sidecar's log is JSON
-
     renderer = structlog.dev.ConsoleRenderer(colors=colours)
 
     def render(event: dict[str, object]) -> bytes:

@@ -189,7 +189,7 @@ def test_check_and_help_import_none_of_what_only_run_needs():
 def test_run_imports_none_of_what_few_sidecars_need():
     code = (
         "import sys, proxy.ops.process;"
-        "print([name for name in ('yaml', 'importlib.metadata', 'etcd3', 'grpc', 'structlog') if name in sys.modules])"
+        "print([name for name in ('yaml', 'importlib.metadata', 'etcd3', 'grpc') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
