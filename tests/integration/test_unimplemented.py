@@ -49,7 +49,7 @@ def test_what_a_broker_does_not_implement_is_refused_as_it_is_directly(
     with contextlib.ExitStack() as stack:
 
         def clients(port: int) -> dict[str, RawClient]:
-            return {what: stack.enter_context(RawClient(port, patience_s=90).greet()) for what in UNIMPLEMENTED}
+            return {what: stack.enter_context(RawClient(port).greet()) for what in UNIMPLEMENTED}
 
         def answers(of: dict[str, RawClient]) -> dict[str, tuple[str, dict]]:
             return {what: refused(client, what) for what, client in of.items()}
