@@ -42,7 +42,7 @@ def main() -> int:
     if "haproxy" in modes and not stand.haproxy_installed():
         modes.remove("haproxy")
         notes.append("haproxy is not installed (apt-get install haproxy), so its rows are missing")
-    orders = Orders(_faults(asked.faults), asked.rate, asked.prefetch, asked.seed)
+    orders = Orders(_faults(asked.faults), asked.rate, asked.prefetch, asked.seed, asked.witnesses)
     cells = _cells(asked, modes)
     minutes = len(orders.sequence()) * len(cells) * FAULT_S / 60
     _say(f"{len(cells)} cells x {len(orders.sequence())} faults: about {minutes:.0f} minutes")
@@ -127,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     add("--workloads", default="confirm", help=f"of {','.join(WORKLOADS)}; default %(default)s")
     add("--queues", default="quorum", help=f"of {','.join(QUEUE_TYPES)}; default %(default)s")
     add("--seed", type=int, default=random.randrange(10**6), help="orders the faults; default: drawn and printed")
+    add("--witnesses", action="store_true", help="tell how long a quorum queue by itself confirms nothing")
     add("--all", action="store_true", help="all workloads, queues and faults (one of each), only through Sidehop")
     add("--quick", action="store_true", help="one client (pika), kill9=1,sigterm=1, only through Sidehop")
     add("--json", metavar="FILE", help="write the figures there")

@@ -152,10 +152,12 @@ def _add_waits(verdict: Verdict, sender: Sequence[Entry], receiver: Sequence[Ent
     for fault, until_s in windows:
         recovered_s = max(longest_gap(moments, fault.at_s, until_s, fault.at_s + EFFECT_S)[1] for moments in signs)
         confirm_gap_s = longest_gap(confirms, fault.at_s, until_s)[0] if settles else None
+        own_gap_s = shortest_silence(fault.witnessed, fault.at_s, until_s)
+        beyond_s = None if confirm_gap_s is None or own_gap_s is None else confirm_gap_s - own_gap_s
         verdict.per_fault.append(
             {"kind": fault.kind, "node": fault.node, "on_node": fault.role,
              "disconnects": sum(fault.at_s <= at_s < until_s for at_s in lost_at_s),
-             "confirm_gap_ms": None if confirm_gap_s is None else _ms(confirm_gap_s),
+             "confirm_gap_ms": _ms(confirm_gap_s), "own_gap_ms": _ms(own_gap_s), "beyond_ms": _ms(beyond_s),
              "delivery_gap_ms": _ms(longest_gap(deliveries, fault.at_s, until_s)[0]),
              "recovered_ms": _ms(recovered_s - fault.at_s)}
         )  # fmt: skip
@@ -168,7 +170,7 @@ def _add_waits(verdict: Verdict, sender: Sequence[Entry], receiver: Sequence[Ent
 
 def waits(per_fault: Iterable[dict[str, Any]], name: str) -> dict[str, float]:
     """One of the waits of several faults: its median, p99 and maximum; empty if none of them has it."""
-    return spread([fault[name] for fault in per_fault if fault[name] is not None])
+    return spread([fault[name] for fault in per_fault if fault.get(name) is not None])
 
 
 def longest_gap(
@@ -179,6 +181,13 @@ def longest_gap(
     edges = [before[-1] if before else start_s, *(m for m in moments if start_s < m <= until_s), until_s]
     gaps = ((later - earlier, later) for earlier, later in itertools.pairwise(edges) if earlier <= begins_by_s)
     return max(gaps, default=(0.0, start_s))
+
+
+def shortest_silence(witnessed: Sequence[Sequence[float]], start_s: float, until_s: float) -> float | None:
+    """How long a queue by itself confirmed nothing: by way of the node that was hurt least; None if nobody looked."""
+    began = [moments for moments in witnessed if moments and moments[0] < start_s]
+    ended_s = max((moments[-1] for moments in began), default=start_s)
+    return min((longest_gap(moments, start_s, min(until_s, ended_s))[0] for moments in began), default=None)
 
 
 def spread(figures: Sequence[float]) -> dict[str, float]:
@@ -193,5 +202,5 @@ def spread(figures: Sequence[float]) -> dict[str, float]:
     return {"p50": rank(0.5), "p99": rank(0.99), "max": ordered[-1]}
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)

@@ -20,6 +20,7 @@ from benchmarks import stand
 from benchmarks.drill.account import Cell, Entry, Verdict, judge
 from benchmarks.drill.clients.library import LIBRARIES
 from benchmarks.drill.faults import FAULTS, Fault, Scene, Ward, connection_of, home_of
+from benchmarks.drill.witness import witnesses
 from benchmarks.drill.workload import WORKLOADS, Workload
 
 REPLAYED_METRIC = "sidehop_replayed_publishes_total"
@@ -55,12 +56,16 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What every cell of a drill has in common. Rate in messages per second."""
+    """What every cell of a drill has in common. Rate in messages per second.
+
+    `witnesses`: tell how long the queue by itself confirms nothing, if it is a quorum queue.
+    """
 
     faults: tuple[tuple[str, int], ...]
     rate: int
     prefetch: int
     seed: int
+    witnesses: bool = False
 
     def sequence(self) -> list[Planned]:
         """The faults, mixed by the seed: the same for every cell. Those of one kind hit the applications in turn."""
@@ -145,7 +150,8 @@ def play(
             return player
 
         stage = Stage(workload, start(workload.receiver), start(workload.sender), queue_name(run))
-        faults = _hurt(orders, stage, ward, brokers, way, progress)
+        watched = orders.witnesses and cell.queue_type == "quorum" and workload.settles
+        faults = _hurt(orders.sequence(), stage, ward, brokers, way, progress, watched=watched)
         stage.sender.finish()
         _await_silence(stage.receiver)
         stage.receiver.finish()
@@ -208,24 +214,31 @@ class Stage:
 
 
 def _hurt(
-    orders: Orders, stage: Stage, ward: Ward, brokers: stand.Cluster, way: stand.Way, progress: Progress
+    sequence: Sequence[Planned],
+    stage: Stage,
+    ward: Ward,
+    brokers: stand.Cluster,
+    way: stand.Way,
+    progress: Progress,
+    *,
+    watched: bool,
 ) -> list[Fault]:
     faults: list[Fault] = []
-    sequence = orders.sequence()
+    ward.await_health()
+    stage.await_steady()
     for turn, planned in enumerate(sequence, 1):
-        ward.await_health()
-        stage.await_steady()
         scene = stage.scene(planned, brokers, way)
-        faults.append(Fault(planned.kind, scene.node, planned.role, time.monotonic()))
-        FAULTS[planned.kind](scene)
+        with witnesses(brokers, stage.queue) if watched else contextlib.nullcontext([]) as witnessed:
+            faults.append(Fault(planned.kind, scene.node, planned.role, time.monotonic(), witnessed))
+            FAULTS[planned.kind](scene)
+            ward.await_health()
+            stage.await_steady()
         seen = stage.sender.count("disconnected") + stage.receiver.count("disconnected")
         progress(
             f"{turn}/{len(sequence)} {planned.kind} of node {scene.node} ({planned.role}): "
             f"{stage.sender.count(stage.workload.progress)} {stage.workload.progress}, "
             f"{stage.receiver.count('delivered')} delivered, {seen} disconnects so far"
         )
-    ward.await_health()
-    stage.await_steady()
     return faults
 
 

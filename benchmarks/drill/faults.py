@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.stand import NODE_PREFIX, Cluster, StandError, Way
@@ -23,12 +23,16 @@ MEMBER_MISSING_S = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One injury: what was done to which node, because whose session was on it, and when (monotonic seconds)."""
+    """One injury: what was done to which node, because whose session was on it, and when (monotonic seconds).
+
+    `witnessed`: when each node confirmed by itself, past every proxy (`witness.py`); nothing if nobody looked.
+    """
 
     kind: str
     node: int
     role: str
     at_s: float
+    witnessed: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True, slots=True)

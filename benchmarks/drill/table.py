@@ -31,6 +31,7 @@ _SUMS = (
 )
 _WAITS = (
     ("confirm_gap_ms", "gap of confirms per fault (ms) p50 / p99 / longest"),
+    ("beyond_ms", "beyond the queue's own (ms) p50 / p99 / longest"),
     ("delivery_gap_ms", "gap of deliveries per fault (ms) p50 / p99 / longest"),
     ("recovered_ms", "recovered after (ms) p50 / p99 / longest"),
 )

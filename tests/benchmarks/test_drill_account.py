@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.drill.account import Cell, Entry, judge, longest_gap, spread
+from benchmarks.drill.account import Cell, Entry, judge, longest_gap, spread, waits
 from benchmarks.drill.faults import Fault
 from benchmarks.drill.table import as_json, markdown, together
 
@@ -94,6 +94,19 @@ def test_waits_are_told_per_fault():
     assert [fault["recovered_ms"] for fault in found.per_fault] == [2500.0, 500.0]
 
 
+def test_what_a_queue_itself_does_not_confirm_is_told_apart():
+    publisher = [entry for at_s in (1.0, 2.0, 5.0, 6.0) for entry in published(int(at_s), at_s=at_s)]
+    publisher += [Entry(at_s, "confirmed", int(at_s), None) for at_s in (1.0, 2.0, 5.0, 6.0)]
+    consumer = [Entry(at_s, "delivered", int(at_s), False) for at_s in (1.0, 2.0, 5.0, 6.0)]
+    witnessed = ([1.0, 2.0, 4.5, 5.5], [1.0, 2.0], [])  # by the third node's way nothing was seen before the fault
+    found = verdict(publisher, consumer, faults=[Fault("kill9", 2, "sender", 2.5, witnessed)])
+    assert found.per_fault[0]["own_gap_ms"] == 2500.0
+    assert waits(found.per_fault, "beyond_ms")["max"] == 500.0
+
+    found = verdict(publisher, consumer, faults=[Fault("kill9", 2, "sender", 2.5)])
+    assert waits(found.per_fault, "beyond_ms") == {}
+
+
 @pytest.mark.parametrize(("count", "p50", "p99"), [(1, 1, 1), (4, 2, 4), (200, 100, 198)])
 def test_percentiles_are_nearest_ranks(count, p50, p99):
     assert spread(range(1, count + 1)) == {"p50": p50, "p99": p99, "max": count}
@@ -133,8 +146,8 @@ def test_disconnects_and_gaps_are_told_for_each_fault_and_each_kind_of_it():
     # Without confirms there is no silence of confirms.
     assert (found.longest_confirm_gap_ms, found.longest_delivery_gap_ms) == (None, 2000.0)
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in markdown([found], []).splitlines()]
-    assert ["kill9", "sidehop", "1", "1", "-", "2,000 / 2,000 / 2,000", "1,500 / 1,500 / 1,500"] in rows
-    assert ["drain", "sidehop", "1", "0", "-", "1,000 / 1,000 / 1,000", "2,500 / 2,500 / 2,500"] in rows
+    assert ["kill9", "sidehop", "1", "1", "-", "-", "2,000 / 2,000 / 2,000", "1,500 / 1,500 / 1,500"] in rows
+    assert ["drain", "sidehop", "1", "0", "-", "-", "1,000 / 1,000 / 1,000", "2,500 / 2,500 / 2,500"] in rows
 
 
 def test_results_of_several_drills_become_one_table(tmp_path):

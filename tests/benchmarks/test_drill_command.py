@@ -27,6 +27,7 @@ def test_help_names_every_way_to_ask_less_of_it() -> None:
         "--queues",
         "--modes",
         "--faults",
+        "--witnesses",
         "--json",
         "--markdown",
         "--port-base",
