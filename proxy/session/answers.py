@@ -21,7 +21,7 @@ from proxy.session.restoration import Restoration
 from proxy.session.unrouted import Unrouted
 from proxy.session.uplink import Stage, Uplink
 
-ACCESS_REFUSED = 403
+ACCESS_REFUSED, RESOURCE_LOCKED = 403, 405
 _NAMED_TAG = re.compile(rb"delivery tag (\d{1,19})")
 # What no replay has: deliveries are settled by the client alone.
 _SETTLING = frozenset((m.BASIC_ACK, m.BASIC_NACK, m.BASIC_REJECT))
@@ -187,7 +187,7 @@ class Answers:
             request.answered(frame[7:-1])
         if not request.hidden and not request.silent:
             self.client_out.append(frame)
-        if request.hidden and not channel.hidden_pending:
+        if (request.hidden or request.declared_before) and not channel.hidden_pending:
             self.journal.lifecycle.replayed(channel)
 
     def _got(self, channel: Channel, request: Pending, frame: bytes) -> None:
@@ -249,7 +249,8 @@ class Answers:
         request = refused(channel.pending, close)
         if self.restoration.outlived(channel, close):
             return
-        if channel.hidden_pending and _is_replayed(channel, request, close):
+        raced = request is not None and request.declared_before and close.reply_code == RESOURCE_LOCKED
+        if raced or (channel.hidden_pending and _is_replayed(channel, request, close)):
             self.restoration.refused(channel, close)
             return
         if request is not None and request.unnamed and close.reply_code == ACCESS_REFUSED:

@@ -149,6 +149,8 @@ class Loss:
             journal.report("deliveries_at_risk", cause="no_ack", count=exposed)
         for channel in orphans:
             self._restoration.detach(channel)
+            for request in channel.pending:
+                request.declared_before = request.request == m.method_id(m.QueueDeclare)
             channel.attach(None)
             channel.restart_deadline = None  # what went wrong there may well go right elsewhere
             self._restarts.forget(channel)

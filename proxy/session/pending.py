@@ -49,7 +49,8 @@ class Pending:
     (`nowait`, or ours): the broker is asked for an answer all the same, since only that tells what it agreed to.
     `answered` gets the reply's payload; what it changes in the journal happens only then. `unnamed` is the client's
     own queue.declare where we put a name in, for brokers whose permissions refuse that name. `dirty` is a commit of
-    work, whose outcome a loss hides; `commit` keeps what no queue takes of it.
+    work, whose outcome a loss hides; `commit` keeps what no queue takes of it. `declared_before`: a broker that is lost
+    may have made this queue, so that what the cluster takes for another connection's is the client's own.
     """
 
     request: int
@@ -61,6 +62,7 @@ class Pending:
     dirty: bool = False
     unnamed: bytes = b""
     commit: Commit | None = None
+    declared_before: bool = False
 
 
 def leading_declarations(asked: list[Pending]) -> list[Pending]:

@@ -321,7 +321,7 @@ class Session:
 
     def replayed(self, channel: Channel) -> None:
         """One channel is as it was; the failover is over when all are."""
-        if not channel.ledger.unsettled:
+        if not channel.ledger.unsettled and not any(each.declared_before for each in channel.pending):
             channel.healed()
         self.attachment.report_done()
 

@@ -692,6 +692,16 @@ MUTANTS = (
         "a process that is short of memory goes on to keep publishes",
     ),
     Mutant(
+        "request.declared_before and close.reply_code == RESOURCE_LOCKED",
+        "False",
+        "a queue that an unanswered declaration has made is another connection's to the client",
+    ),
+    Mutant(
+        "not any(each.declared_before for each in channel.pending)",
+        "True",
+        "a declaration is repeated for ever",
+    ),
+    Mutant(
         "    upto = channel.confirm_base\n",
         "    upto = 0\n",
         "what was published before confirm.select is forgotten by a close behind it",

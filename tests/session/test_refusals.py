@@ -135,3 +135,27 @@ def test_so_it_is_if_the_broker_that_would_have_said_so_is_lost():
 def test_so_is_what_meets_a_broker_for_the_first_time():
     story = (confirming() >> FromClient(BEFORE, DELETE)).forget()
     (story >> FromBroker(NO_EXCHANGE) << ToBroker(CLOSED) << ToClient(NO_EXCHANGE)).done()
+
+
+EXCLUSIVE = declare(1, b"x")
+LOCKED = close(405, b"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'x' in vhost '/'", 50, 10)
+
+
+def declared_twice():
+    """A broker died before it answered a declaration, and the cluster does not know yet that its connection is gone."""
+    story = (with_channel() >> FromClient(EXCLUSIVE)).forget() >> FailOver() << ToBroker(REOPENED, EXCLUSIVE)
+    return story >> FromBroker(OPENED, LOCKED) << ToBroker(CLOSED)
+
+
+def test_a_queue_that_an_unanswered_request_has_made_is_waited_for():
+    agreed = on(1, m.QueueDeclareOk(b"x", 0, 0))
+    story = declared_twice() >> After(0.1) << ToBroker(REOPENED, EXCLUSIVE)
+    story = (story >> FromBroker(OPENED, agreed) << ToClient(agreed)).done()
+
+
+def test_for_as_long_as_a_failover_may_take():
+    story = declared_twice()
+    began = story.now
+    while not story.session.journal.channels[1].awaits_close_ok and story.now < began + 200.0:
+        story = ((story.forget() >> After(5.0)).forget() >> FromBroker(OPENED, LOCKED)).forget()
+    assert 60.0 <= story.now - began < 70.0
