@@ -24,6 +24,8 @@ def covered_unsettled(channel: Channel) -> int:
 
 
 def covered_waiting(channel: Channel) -> bool:
-    """Some have no confirm yet, or are withheld."""
-    upto = covered_upto(channel)
-    return covered_unsettled(channel) > 0 or any(number <= upto for number in channel.withheld or ())
+    """Some have no confirm yet, or are withheld. Asked for each confirm, so nothing is counted."""
+    if channel.covered:
+        return covered_unsettled(channel) > 0 or bool(channel.withheld)
+    upto = channel.confirm_base
+    return channel.ledger.window.any_open(1, upto) or any(number <= upto for number in channel.withheld or ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.amqp import methods as m
 from proxy.session.attachment import Attachment
 from proxy.session.commands import CloseClient
+from proxy.session.cover import covered_waiting
 from proxy.session.journal import Journal, Phase
 from proxy.session.patience import Patience
 from proxy.session.restoration import Restoration
@@ -109,8 +110,8 @@ class Ending:
     def progress(self) -> None:
         """Go on from the flush when it is done."""
         journal = self._journal
-        load = journal.load
-        if journal.phase is Phase.FLUSHING and not (load.parked_bytes or load.withheld or journal.covered_unsettled()):
+        kept = journal.load.parked_bytes or journal.load.withheld
+        if journal.phase is Phase.FLUSHING and not kept and not any(map(covered_waiting, journal.live_channels())):
             self._close_broker()
         if not self.client_here:
             journal.client_out.clear()

@@ -339,10 +339,6 @@ class Journal:
         """A name part that no other session uses: 110 random bits."""
         return "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=22)).encode()
 
-    def covered_unsettled(self) -> int:
-        """Publishes that only we know to be unconfirmed."""
-        return sum(covered_unsettled(channel) for channel in self.live_channels())
-
     def confirm(self, channel: Channel, tag: int, multiple: bool, nack: bool) -> None:
         """A broker's word on publishes counts, and is told to a client that waits for it, under the client's number."""
         number = channel.ledger.number_of(tag)

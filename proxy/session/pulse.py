@@ -55,6 +55,7 @@ class Pulse:
             self.client_heard_at = now
         if self.broker_unread_at is not None and not broker:
             self._broker_read_at = now
+            self._journal.stirred = True
             for uplink in self._journal.uplinks:
                 uplink.heard_at = now
         self.client_unread_at = (self.client_unread_at or now) if client else None
@@ -93,7 +94,7 @@ class Pulse:
         for uplink in self._journal.uplinks:
             if uplink.heartbeat_s:
                 due.append(uplink.said_at + uplink.heartbeat_s / 2)
-                if self.broker_unread_at is None:
+                if self.broker_unread_at is None or uplink is self._journal.candidate:
                     due.append(uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s)
         return min(due, default=math.inf)
 
@@ -133,7 +134,7 @@ class Pulse:
 
     def broker_silent(self, uplink: Uplink) -> bool:
         """A broker has missed its heartbeats: its socket may be open, it hangs all the same."""
-        if not uplink.heartbeat_s or self.broker_unread_at is not None:
+        if not uplink.heartbeat_s or (self.broker_unread_at is not None and uplink is not self._journal.candidate):
             return False
         return self._journal.now >= uplink.heard_at + MISSED_HEARTBEATS * uplink.heartbeat_s
 

@@ -45,6 +45,7 @@ class Restarts:
         if open_upstream and self._inside_content(channel):
             channel.restart_wanted = True
             channel.flowing = False  # the publish under way may end; what the client sends behind it waits
+            channel.settling = None
             self._reasons[channel] = reason
             return
         closing = channel.muted
@@ -134,6 +135,7 @@ class Restarts:
                 waited_s = journal.policy.failover_timeout_s
                 text = b"INTERNAL_ERROR - the broker has not answered for %ds what sets the channel up again" % waited_s
                 channel.verdict = Verdict("not_answered", m.ChannelClose(541, text, 0, 0))
+                channel.restart_deadline = None  # that of an earlier trouble may be over
                 self.begin(channel, "replay not answered", open_upstream=True, redeclare=False)
         later = [channel.replay_until for channel in unanswered if channel.replay_until > journal.now]
         self._restoration.unanswered_until = min(later, default=None)

@@ -357,7 +357,6 @@ class Restoration:
         numbers = journal.topology.deletions.outlived_by(channel, close)
         if not numbers:
             return False
-        journal.lifecycle.restart(channel, close.reply_text.decode("utf-8", "replace"), open_upstream=False)
         upto = covered_upto(channel)
         heard = [number - upto for number in numbers if number > upto]
         for number in numbers:
@@ -367,6 +366,7 @@ class Restoration:
         if len(heard) < len(numbers):
             count = len(numbers) - len(heard)
             journal.report("publishes_dropped", cause="unconfirmed", count=count, parked_bytes=0)
+        journal.lifecycle.restart(channel, close.reply_text.decode("utf-8", "replace"), open_upstream=False)
         return True
 
     def refused(self, channel: Channel, close: m.ChannelClose) -> None:

@@ -237,7 +237,7 @@ class Session:
         """When `tick` is due, None for never."""
         if self.journal.phase is Phase.ENDED:
             return None
-        if not self.quiet or self._rest_at is None:
+        if not self.quiet or self._rest_at is None or self.journal.stirred:
             self._rest_at = rest_due(self)
         at = min(self._rest_at, self.pulse.due())
         return at if at < math.inf else None

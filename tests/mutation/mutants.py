@@ -96,10 +96,15 @@ MUTANTS = (
     # Prefetch.
     Mutant(
         "each.request == _CONSUME and not each.hidden for",
-        "each.request == _CONSUME and not each.silent for",
-        "a prefetch is replayed before the consumer that it was said behind",
+        "each.request == _CONSUME for",
+        "a prefetch waits for a consumer that nobody asks for",
     ),
     # Publishes that outlive their exchange.
+    Mutant(
+        "each.request == _CONSUME and not each.hidden for",
+        "each.request == _CONSUME and not each.silent for",
+        "a prefetch is replayed before a consumer that it was said behind",
+    ),
     Mutant(
         "        return [n for n, frames in again if n <= upto and",
         "        return [n for n, frames in again if",
@@ -702,9 +707,29 @@ MUTANTS = (
         "a declaration is repeated for ever",
     ),
     Mutant(
-        "    upto = channel.confirm_base\n",
-        "    upto = 0\n",
+        "            self._journal.stirred = True\n            for uplink",
+        "            for uplink",
+        "the time of a broker that is read again never begins",
+    ),
+    Mutant(
+        "                channel.restart_deadline = None  # that",
+        "                # that",
+        "a channel that is given up takes the others with it",
+    ),
+    Mutant(
+        "            channel.settling = None\n            self._reasons",
+        "            self._reasons",
+        "what follows a transaction goes before it when confirms take too long",
+    ),
+    Mutant(
+        "    return channel.ledger.window.any_open(1, upto) or",
+        "    return",
         "what was published before confirm.select is forgotten by a close behind it",
+    ),
+    Mutant(
+        "    upto = channel.confirm_base\n    return sum",
+        "    upto = 0\n    return sum",
+        "what was published before confirm.select is not counted when nobody waits for it any longer",
     ),
     Mutant(
         "return None if until is None else max(until, self._pulse.answers_by)",

@@ -162,7 +162,7 @@ async def test_a_vanished_client_that_had_stopped_reading_still_gets_its_publish
         await flood(broker.links[0].writer, delivery)
         broker.reading.clear()
         client.say(publish(1))
-        await proxy.until(lambda: proxy.drivers[0].engine.journal.covered_unsettled() == 1)
+        await proxy.until(lambda: proxy.drivers[0].engine.journal.channels[1].unsettled == 1)
         client.cut()
         broker.reading.set()
 

@@ -95,7 +95,7 @@ def test_a_client_that_is_closing_is_not_told_and_keeps_what_it_has_published():
     story = asked(with_channel(lost_queues="tell"), (declare(1), declare_ok(1))) >> FromClient(publish(1))
     story = (story.forget() >> FromClient(on(0, m.ConnectionClose(200, b"bye")))).forget() >> BrokerLost()
     story = story << Dial(2, frozenset({"rabbit1:5672"}), True)
-    assert story.done().journal.covered_unsettled() == 1
+    assert story.done().journal.channels[1].unsettled == 1
 
 
 def test_a_queue_that_the_client_does_not_know_of_is_declared_again():

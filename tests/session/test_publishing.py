@@ -463,3 +463,9 @@ def test_and_survives_a_broker_that_refuses_it_and_dies():
     story = story >> After(0.1) << ToBroker(REOPENED, HIDDEN_CONFIRMS, A) >> FromBroker(on(1, m.ChannelOpenOk()))
     story = story >> FromBroker(ack(1, 1)) << ToBroker(CHANNEL_CLOSE)
     (story >> FromBroker(CLOSE_OK) << ToClient(CLOSE_OK)).done()
+
+
+def test_and_is_counted_when_the_close_could_wait_no_longer():
+    story = (with_channel(heartbeat_s=600.0) >> FromClient(A, SELECT)).forget() >> FromBroker(SELECTED)
+    story = story << ToClient(SELECTED) >> FromClient(CHANNEL_CLOSE) >> After(60.0) << ToBroker(CHANNEL_CLOSE)
+    (story << Reported("publishes_dropped", {"cause": "unconfirmed", "count": 1})).done()

@@ -6,8 +6,8 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.session.restarts import Restarts
-from tests.support.engine import After, FailOver, FromBroker, FromClient, Reported, running, with_channel
-from tests.support.engine_frames import HEARTBEAT, get_empty, on, publish
+from tests.support.engine import After, FailOver, FromBroker, FromClient, Reported, consuming, running, with_channel
+from tests.support.engine_frames import HEARTBEAT, ack, declare, get_empty, nack, on, publish
 
 
 def reports_of_an_hour(story) -> list[str]:
@@ -95,3 +95,26 @@ def test_nor_is_an_answer_of_a_broker_that_is_not_read_missed() -> None:
     story = story >> After(story.session.journal.policy.handshake_timeout_s - 0.1)
     assert story.reports == []
     (story >> After(0.2) << Reported("channel_restarted", {"reason": "replay not answered"})).forget()
+
+
+def test_its_time_begins_when_it_is_read_again_though_nothing_else_is_under_way() -> None:
+    story = (consuming(heartbeat_s=600.0) >> FromClient(publish(1))).forget()
+    story.troubled = True
+    story = (story >> FromBroker(nack(1, 1))).forget() >> FromBroker(on(1, m.ChannelCloseOk()))
+    story.troubled = False
+    story = (story >> After(0.2)).forget() >> FromBroker(on(1, m.ChannelOpenOk()), ack(1, 1))
+    assert story.session.quiet  # one replay is open
+    story.session.pulse.unread(False, True, story.now)
+    story = story >> After(100.0)
+    assert story.reports == []
+    story.session.pulse.unread(False, False, story.now)
+    (story >> After(20.0) << Reported("channel_restarted", {"reason": "replay not answered"})).forget()
+
+
+def test_a_broker_that_hangs_while_it_is_attached_is_missed_though_the_client_does_not_read() -> None:
+    story = (with_channel(heartbeat_s=5.0) >> FromClient(declare(1))).forget()
+    story = (story >> FromBroker(on(1, m.QueueDeclareOk(b"x", 0, 0)))).forget()
+    story.session.pulse.unread(False, True, story.now)
+    story = (story >> FailOver()).forget() >> After(11.0)
+    assert [report.event for report in story.reports] == ["failover_attempt_failed"]
+    story.forget()

@@ -159,3 +159,16 @@ def test_for_as_long_as_a_failover_may_take():
     while not story.session.journal.channels[1].awaits_close_ok and story.now < began + 200.0:
         story = ((story.forget() >> After(5.0)).forget() >> FromBroker(OPENED, LOCKED)).forget()
     assert 60.0 <= story.now - began < 70.0
+
+
+def test_a_prefetch_behind_a_consumer_that_is_asked_for_again_waits_for_nothing():
+    qos = on(1, m.BasicQos(0, 9, False))
+    (replaying() >> FromClient(qos) << ToBroker(qos)).done()
+
+
+def test_a_refusal_comes_before_the_answer_to_a_close_that_the_client_has_asked_for_meanwhile():
+    deleted = bare(1, m.ident(40, 21))
+    story = (confirming() >> FromClient(BEFORE, DELETE)).forget() >> FromBroker(deleted) << ToClient(deleted)
+    story = (story >> FailOver()).forget() >> FromClient(on(1, m.ChannelClose(200, b"bye", 0, 0)))
+    story = story.forget() >> FromBroker(OPENED, NO_EXCHANGE) << ToClient(nack(1, 1), CLOSED)
+    story.forget()

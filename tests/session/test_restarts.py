@@ -22,7 +22,19 @@ from tests.support.engine import (
     consuming,
     with_channel,
 )
-from tests.support.engine_frames import ack, consume, consume_ok, deliver, frames_of, get_ok, nack, on, publish
+from tests.support.engine_frames import (
+    HEARTBEAT,
+    ack,
+    bare,
+    consume,
+    consume_ok,
+    deliver,
+    frames_of,
+    get_ok,
+    nack,
+    on,
+    publish,
+)
 
 A = publish(1, b"a")
 OPENED, CLOSED = on(1, m.ChannelOpenOk()), on(1, m.ChannelCloseOk())
@@ -129,9 +141,30 @@ def test_or_its_broker_if_that_does_not_even_close_it():
     story.done()
 
 
+def test_nor_does_it_end_the_others_when_its_first_trouble_is_long_over():
+    story = (consuming(heartbeat_s=600.0) >> FromClient(A)).forget()
+    story.troubled = True
+    story = (story >> FromBroker(nack(1, 1))).forget() >> FromBroker(CLOSED)
+    story.troubled = False
+    story = (story >> After(0.2)).forget() >> FromBroker(OPENED, ack(1, 1))
+    story = story >> After(70.0) << ToBroker(CLOSE_UPSTREAM)
+    (story << Reported("channel_restarted", {"channel": 1, "reason": "replay not answered"})).done()
+
+
 def test_a_replay_in_time_has_no_end():
     story = (consuming(heartbeat_s=600.0) >> FailOver()).forget() >> After(59.0) >> FromBroker(OPENED, consume_ok(1))
     (story >> After(60.0)).done()
+
+
+def test_what_is_behind_a_transaction_waits_for_the_end_of_a_large_delivery_however_long_confirms_take():
+    first, *rest = frames_of(deliver(1, 1, bytes(9000), piece_bytes=3000))
+    story = (consuming(delivery_hold_bytes_max=4096) >> FromClient(A)).forget()
+    story = story >> FromBroker(first, *rest[:3]) << ToClient(first, *rest[:3])
+    story = story >> FromClient(on(1, m.TxSelect()), publish(1, b"in it"), bare(1, m.TX_COMMIT))
+    for _ in range(4):
+        story = story >> After(9.0) >> FromBroker(HEARTBEAT)
+    story = story >> FromBroker(*rest[3:]) << ToBroker(CLOSE_UPSTREAM)
+    story.forget()
 
 
 def test_an_open_transaction_on_a_channel_that_is_opened_anew_is_over_when_the_broker_has_closed_it():
