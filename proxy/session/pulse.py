@@ -141,7 +141,9 @@ class Pulse:
     def _silent_at(self, beat_s: float) -> float:
         excused = self._excused_since == self.client_heard_at
         grace_s = self._journal.policy.failover_timeout_s if excused else 0.0
-        return self.client_heard_at + MISSED_HEARTBEATS * beat_s + grace_s
+        # One that had to wait for a broker gets its time from then on: it may be about to speak.
+        since = max(self.client_heard_at, self._journal.recovered_at or self.client_heard_at)
+        return since + MISSED_HEARTBEATS * beat_s + grace_s
 
     def _client_waits(self) -> bool:
         journal = self._journal

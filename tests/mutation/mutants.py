@@ -707,6 +707,11 @@ MUTANTS = (
         "a declaration is repeated for ever",
     ),
     Mutant(
+        "since = max(self.client_heard_at, self._journal.recovered_at or self.client_heard_at)",
+        "since = self.client_heard_at",
+        "a client that waited for a broker is gone the moment one is there",
+    ),
+    Mutant(
         "            self._journal.stirred = True\n            for uplink",
         "            for uplink",
         "the time of a broker that is read again never begins",

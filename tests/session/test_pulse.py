@@ -6,7 +6,18 @@ import pytest
 
 from proxy.amqp import methods as m
 from proxy.session.restarts import Restarts
-from tests.support.engine import After, FailOver, FromBroker, FromClient, Reported, consuming, running, with_channel
+from tests.support.engine import (
+    After,
+    BrokerLost,
+    FailOver,
+    FromBroker,
+    FromClient,
+    Handshaken,
+    Reported,
+    consuming,
+    running,
+    with_channel,
+)
 from tests.support.engine_frames import HEARTBEAT, ack, declare, get_empty, nack, on, publish
 
 
@@ -118,3 +129,11 @@ def test_a_broker_that_hangs_while_it_is_attached_is_missed_though_the_client_do
     story = (story >> FailOver()).forget() >> After(11.0)
     assert [report.event for report in story.reports] == ["failover_attempt_failed"]
     story.forget()
+
+
+def test_a_client_that_had_to_wait_for_a_broker_gets_its_time_from_then_on() -> None:
+    story = (with_channel(heartbeat_s=3600, beat_s=10) >> BrokerLost()).forget()
+    assert not gone(story, 19.9)
+    story = (story >> Handshaken("rabbit2:5672")).forget() >> FromBroker(on(1, m.ChannelOpenOk()))
+    assert not gone(story, 19.9)
+    assert gone(story, 0.2)
