@@ -38,6 +38,8 @@ class Deletions:
         if named is None or m.ident(close.class_id, close.method_id) != m.BASIC_PUBLISH:
             return []
         upto = max((top for own, name, top in self._noted if own is channel and name == named[1]), default=0)
+        if not upto:
+            return []
         ledger = channel.ledger
         again = ((number, frames) for number, frames in ledger.publishes_from(1) if number <= ledger.replayed_upto)
         return [n for n, frames in again if n <= upto and message_of(frames).exchange == named[1]]
