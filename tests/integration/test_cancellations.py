@@ -46,7 +46,7 @@ def test_a_consumer_survives_the_home_of_its_queue(
 
     lose(cluster, HOME)
     proxy.wait_for(lambda: queue_name in waiting(proxy), "the consumer to wait")
-    assert proxy.events("consumer_paused")
+    proxy.wait_for(lambda: proxy.events("consumer_paused"), "the log to say so")
     client.serve()
     assert channel.cancelled == []
 
