@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proxy.ops.log import GATHER_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -84,7 +86,8 @@ class Sidehop:
         return [_parsed(line) for line in self.log_text.splitlines()]
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log lines of one event of the catalogue."""
+        """The log lines of one event of the catalogue, as of now: lines wait a moment to be written together."""
+        time.sleep(5 * GATHER_S)
         return [line for line in self.log if line.get("event") == name]
 
     def tail(self) -> str:
